@@ -1,0 +1,54 @@
+# make demo   sets everything up and runs the main job: real SDK calls, priced, stored, shown, alerted
+# make test   sets everything up and runs the tests
+# Both say what they do. Nothing outside this folder is touched but package caches.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+
+.PHONY: help setup demo once test check format bench clean
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
+
+setup: $(STAMP) ## make .venv and install from the project's own files
+
+$(STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "tallystick needs Python 3.11 or newer and found none; on Debian: apt-get install python3 python3-venv"; exit 1; }
+	@if command -v uv >/dev/null 2>&1; then \
+		echo "==> making $(VENV) with uv ($(PYTHON))"; \
+		uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && echo "==> installing tallystick[all] and the dev group" && \
+		uv pip install --quiet --python $(PY) -e '.[all]' --group dev; \
+	else \
+		echo "==> making $(VENV) with venv + pip ($(PYTHON))"; \
+		$(PYTHON) -m venv $(VENV) && $(PY) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' && \
+		echo "==> installing tallystick[all] and the dev group" && \
+		$(PY) -m pip install --quiet --disable-pip-version-check -e '.[all]' --group dev; \
+	fi
+	@touch $(STAMP)
+
+demo: setup ## the main job, live: ctrl-C ends it
+	@$(VENV)/bin/tallystick demo
+
+once: setup ## one round of the demo; exits 0 when ledger = invoice
+	@$(VENV)/bin/tallystick demo --once
+
+test: setup check ## lint, types, import contracts, tests
+	@echo "==> tests"
+	@$(PY) -m pytest -n auto
+
+check: setup ## lint, types, import contracts
+	@echo "==> ruff, mypy, import contracts"
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+
+format: setup ## let ruff mend what it can
+	@$(VENV)/bin/ruff check --fix . ; $(VENV)/bin/ruff format .
+
+bench: setup ## the benchmarks; reported, never gated
+	@for b in bench/*.py; do echo "==> $$b"; $(PY) $$b; done
+
+clean: ## remove what setup made
+	rm -rf $(VENV) dist artifacts

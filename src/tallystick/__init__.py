@@ -1,0 +1,57 @@
+"""Exact cost tracking and observability for apps that call LLM APIs.
+
+    import tallystick
+
+    tallystick.instrument()
+
+Everything public is here; each name is loaded when it is first used, so that ``import tallystick`` loads no third-party
+module.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from tallystick.errors import (
+        BudgetExceededError,
+        RequestTooLargeError,
+        SettingsError,
+        TallystickError,
+    )
+    from tallystick.instrumentation import flush, instrument, tags, uninstrument
+
+_HOMES = {
+    "BudgetExceededError": "tallystick.errors",
+    "RequestTooLargeError": "tallystick.errors",
+    "SettingsError": "tallystick.errors",
+    "TallystickError": "tallystick.errors",
+    "flush": "tallystick.instrumentation",
+    "instrument": "tallystick.instrumentation",
+    "tags": "tallystick.instrumentation",
+    "uninstrument": "tallystick.instrumentation",
+}
+
+__all__ = [
+    "BudgetExceededError",
+    "RequestTooLargeError",
+    "SettingsError",
+    "TallystickError",
+    "flush",
+    "instrument",
+    "tags",
+    "uninstrument",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tallystick' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,179 @@
+"""The commands: one function each; a room is imported when its command runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from tallystick import __version__
+from tallystick.errors import MissingExtraError, TallystickError
+from tallystick.model.places import DEFAULT_COLLECTOR_PORT, DEFAULT_DASHBOARD_PORT, collector_url
+
+# Which extra brings the library that a missing import names.
+EXTRAS = {
+    **dict.fromkeys(
+        ("duckdb", "genai_prices", "pyarrow", "pydantic", "pydantic_settings", "rich", "slack_sdk", "starlette", "uvicorn"),
+        "collector",
+    ),
+    **dict.fromkeys(("streamlit", "pandas", "altair"), "dashboard"),
+    **dict.fromkeys(("anthropic", "openai"), "demo"),
+}
+
+
+def collect(args: argparse.Namespace) -> int:
+    """Receive spans, store and price them, watch the budgets, answer questions."""
+    from tallystick.collector import run
+
+    return run(data=args.data, host=args.host, port=args.port, config=args.config)
+
+
+def dashboard(args: argparse.Namespace) -> int:
+    """Show spend, failures, calls and budgets in a browser."""
+    from tallystick.dashboard import run
+
+    return run(collector=args.collector, host=args.host, port=args.port)
+
+
+def up(args: argparse.Namespace) -> int:
+    """Run the collector and the dashboard together, in the foreground."""
+    from tallystick.supervise import up as run
+
+    return run(data=args.data, port=args.port, dashboard_port=args.dashboard_port, config=args.config)
+
+
+def mock(args: argparse.Namespace) -> int:
+    """Play Anthropic and OpenAI on loopback, with faults on request."""
+    from tallystick.mock import run
+
+    return run(port=args.port)
+
+
+def demo(args: argparse.Namespace) -> int:
+    """Show the whole product at work, without a key."""
+    from tallystick.demo import run
+
+    return run(once=args.once, data=args.data, port=args.port, dashboard_port=args.dashboard_port)
+
+
+def report(args: argparse.Namespace) -> int:
+    """Print what was spent, by model, feature, user or any other dimension."""
+    from tallystick.report import report as run
+
+    return run(collector=args.collector, by=args.by, since=args.since)
+
+
+def explain(args: argparse.Namespace) -> int:
+    """Print the receipt of one call."""
+    from tallystick.report import explain as run
+
+    return run(collector=args.collector, call=args.call)
+
+
+def prices(args: argparse.Namespace) -> int:
+    """Show the rates of a model on a day."""
+    from tallystick.pricing.show import run
+
+    return run(model=args.model, at=args.at)
+
+
+def run_app(args: argparse.Namespace) -> int:
+    """Run a Python program with instrument() already called."""
+    from tallystick.instrumentation.run import run
+
+    return run(args.command)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    top = argparse.ArgumentParser(prog="tallystick", description="Exact cost tracking for apps that call LLM APIs.")
+    top.add_argument("--version", action="version", version=f"tallystick {__version__}")
+    commands = top.add_subparsers(dest="name", metavar="COMMAND", required=True)
+
+    def command(function, name: str | None = None) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
+        added = commands.add_parser(
+            name or function.__name__, help=function.__doc__, description=function.__doc__
+        )
+        added.set_defaults(function=function)
+        return added
+
+    def with_data(added: argparse.ArgumentParser) -> None:
+        added.add_argument("--data", type=Path, metavar="DIR", help="the data folder (default: TALLYSTICK_DATA, else XDG's)")
+        added.add_argument("--port", type=_port, help=f"where spans are received (default: {DEFAULT_COLLECTOR_PORT})")
+        added.add_argument(
+            "--config", type=Path, metavar="FILE", help="settings and budgets (default: tallystick.toml here, if there is one)"
+        )
+
+    def with_collector(added: argparse.ArgumentParser) -> None:
+        added.add_argument("--collector", metavar="URL", default=collector_url(os.environ), help="default: %(default)s")
+
+    collecting = command(collect)
+    with_data(collecting)
+    collecting.add_argument("--host", help="the address to listen at (default: 127.0.0.1)")
+
+    showing = command(dashboard)
+    with_collector(showing)
+    showing.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
+    showing.add_argument("--port", type=_port, default=DEFAULT_DASHBOARD_PORT, help="default: %(default)s")
+
+    both = command(up)
+    with_data(both)
+    both.add_argument("--dashboard-port", type=_port, default=DEFAULT_DASHBOARD_PORT, help="default: %(default)s")
+
+    demonstrating = command(demo)
+    demonstrating.add_argument("--once", action="store_true", help="one round; exits 0 when the ledger equals the invoice")
+    demonstrating.add_argument("--data", type=Path, metavar="DIR", help="default: a new temporary folder")
+    demonstrating.add_argument("--port", type=_port, help="the collector's (default: a free one)")
+    demonstrating.add_argument("--dashboard-port", type=_port, help=f"default: {DEFAULT_DASHBOARD_PORT}, or a free one")
+
+    playing = command(mock)
+    playing.add_argument("--port", type=_port, default=4319, help="default: %(default)s; 0 takes a free one")
+
+    reporting = command(report)
+    with_collector(reporting)
+    reporting.add_argument("--by", default="model", help="model, feature, user ... (default: %(default)s)")
+    reporting.add_argument("--since", default="24h", help="30m, 24h, 7d ... (default: %(default)s)")
+
+    explaining = command(explain)
+    with_collector(explaining)
+    explaining.add_argument("call", help="the id of a call, 16 hex digits, or its beginning")
+
+    pricing = command(prices).add_subparsers(dest="action", metavar="ACTION", required=True)
+    shown = pricing.add_parser("show", help="the rates of a model")
+    shown.add_argument("model")
+    shown.add_argument("--at", metavar="DATE", help="on that day (default: today)")
+
+    running = command(run_app, "run")
+    running.add_argument("command", nargs=argparse.REMAINDER, metavar="app.py [args] | -m module [args]")
+    return top
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port; one is a number from 0 to 65535")
+    return int(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command that ``arguments`` name, and exit; what goes wrong is one line on stderr and exit code 1."""
+    args = parser().parse_args(arguments)
+    try:
+        code = args.function(args)
+    except TallystickError as error:
+        code = _complain(error)
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        if library not in EXTRAS:
+            raise
+        code = _complain(MissingExtraError(f"tallystick {args.name}", library, EXTRAS[library]))
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
+
+
+def _complain(error: TallystickError) -> int:
+    print(f"tallystick: {error}", file=sys.stderr)  # noqa: T201 -- the CLI's own voice
+    return 1

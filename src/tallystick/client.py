@@ -1,0 +1,65 @@
+"""Asks a collector: the one way in for the dashboard, the report and the demo."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from tallystick.errors import CollectorRefusedError, CollectorUnreachableError
+
+ANSWER_BYTES_MAX = 64 * 1024 * 1024
+
+Params = Mapping[str, str | int | Sequence[str] | None]
+
+
+class Collector:
+    """A collector at ``url``; each question is one request, ``timeout_s`` long at most.
+
+    Plain ``http.client``, because nothing may go through ``HTTP_PROXY`` to loopback.
+    """
+
+    def __init__(self, url: str, timeout_s: float = 10.0) -> None:
+        self.url = url.rstrip("/")
+        self.timeout_s = timeout_s
+
+    def ask(self, question: str, params: Params | None = None) -> dict[str, Any]:
+        """Return the answer to ``GET /api/v1/{question}`` (docs/api.md).
+
+        Raises CollectorUnreachableError when nothing answers and CollectorRefusedError when the answer is an error.
+        """
+        status, body = self._get(f"/api/v1/{question}", params or {})
+        if status != 200:
+            raise CollectorRefusedError(f"{self.url}/api/v1/{question}", status, _detail(body))
+        answer: dict[str, Any] = json.loads(body)
+        return answer
+
+    def is_healthy(self) -> bool:
+        """Tell whether the collector is there and stores what it gets."""
+        try:
+            return self._get("/healthz", {})[0] == 200
+        except CollectorUnreachableError:
+            return False
+
+    def _get(self, path: str, params: Params) -> tuple[int, bytes]:
+        parts = urlsplit(self.url)
+        connect = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+        connection = connect(parts.hostname or "127.0.0.1", parts.port, timeout=self.timeout_s)
+        query = urlencode({name: value for name, value in params.items() if value is not None}, doseq=True)
+        try:
+            connection.request("GET", f"{parts.path}{path}" + (f"?{query}" if query else ""))
+            response = connection.getresponse()
+            return response.status, response.read(ANSWER_BYTES_MAX)
+        except (OSError, HTTPException) as error:
+            raise CollectorUnreachableError(self.url, str(error) or type(error).__name__) from error
+        finally:
+            connection.close()
+
+
+def _detail(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return body[:200].decode(errors="replace")

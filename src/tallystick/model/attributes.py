@@ -1,0 +1,64 @@
+"""Names on a span: sender and receiver must agree without knowing each other.
+
+Our own constants, because every ``gen_ai.*`` constant in opentelemetry-semantic-conventions 0.66b2 is marked moved.
+Source: OpenTelemetry GenAI semantic conventions (client-inference, 2026); the reference page is docs/spans.md.
+"""
+
+from __future__ import annotations
+
+SCOPE = "tallystick"
+
+OPERATION = "gen_ai.operation.name"
+PROVIDER = "gen_ai.provider.name"
+REQUEST_MODEL = "gen_ai.request.model"
+REQUEST_MAX_TOKENS = "gen_ai.request.max_tokens"
+REQUEST_TEMPERATURE = "gen_ai.request.temperature"
+REQUEST_TOP_P = "gen_ai.request.top_p"
+REQUEST_STREAM = "gen_ai.request.stream"
+RESPONSE_ID = "gen_ai.response.id"
+RESPONSE_MODEL = "gen_ai.response.model"
+RESPONSE_FINISH_REASONS = "gen_ai.response.finish_reasons"
+RESPONSE_FIRST_CHUNK = "gen_ai.response.time_to_first_chunk"
+"""Seconds from the call's start to the first byte of content."""
+INPUT_TOKENS = "gen_ai.usage.input_tokens"
+OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
+CACHE_READ_TOKENS = "gen_ai.usage.cache_read.input_tokens"
+CACHE_WRITE_TOKENS = "gen_ai.usage.cache_write.input_tokens"
+REASONING_TOKENS = "gen_ai.usage.reasoning.output_tokens"
+COST_AMOUNT = "gen_ai.usage.cost.amount"
+COST_CURRENCY = "gen_ai.usage.cost.currency"
+PROMPT_NAME = "gen_ai.prompt.name"
+
+SERVER_ADDRESS = "server.address"
+SERVER_PORT = "server.port"
+ERROR_TYPE = "error.type"
+EXCEPTION_TYPE = "exception.type"
+USER = "user.id"
+SESSION = "session.id"
+SERVICE = "service.name"
+ENVIRONMENT = "deployment.environment.name"
+
+UNITS = "tallystick.units"
+"""JSON list: the call's billable responses with their raw usage; see docs/spans.md."""
+OUTCOME = "tallystick.outcome"
+ATTEMPTS = "tallystick.attempts"
+ERROR_CODE = "tallystick.error.code"
+FEATURE = "tallystick.feature"
+CALLER = "tallystick.caller"
+KEY = "tallystick.key"
+"""Fingerprint of the API key: a salted hash and the last four characters."""
+TAG_PREFIX = "tallystick.tag."
+COST_STATUS = "tallystick.cost.status"
+CHUNKS = "tallystick.stream.chunks"
+
+# On the child span of each HTTP attempt, beside what opentelemetry-instrumentation-httpx puts there.
+ATTEMPT = "tallystick.attempt"
+"""True on the span of an attempt."""
+RESEND_COUNT = "http.request.resend_count"
+STATUS_CODE = "http.response.status_code"
+REQUEST_ID = "tallystick.attempt.request_id"
+RETRY_AFTER_S = "tallystick.attempt.retry_after_s"
+ATTEMPT_OUTCOME = "tallystick.attempt.outcome"
+
+TAGS = {"feature": FEATURE, "user": USER, "session": SESSION, "prompt": PROMPT_NAME}
+"""What `tallystick.tags` has words for; every other tag goes below ``tallystick.tag.``."""
