@@ -1,0 +1,44 @@
+"""Whether an alert is due: a pure decision over spend, limit and what was told before."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from decimal import Decimal
+
+from tallystick.model.budgets import Budget
+from tallystick.model.windows import Window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    """A threshold of ``budget`` that was crossed in ``window``."""
+
+    budget: Budget
+    window: Window
+    threshold: Decimal
+    """The share of the limit that was crossed; 0.8 is 80 %."""
+    spent_usd: Decimal
+    """The spend in the window when the alert became due, in USD."""
+
+    @property
+    def limit_usd(self) -> Decimal:
+        """The budget's limit, in USD."""
+        return self.budget.limit_usd
+
+    @property
+    def share(self) -> Decimal:
+        """What was spent, as a share of the limit; it may be above the threshold."""
+        return self.spent_usd / self.limit_usd
+
+
+def due_alert(budget: Budget, window: Window, spent_usd: Decimal, told: Collection[Decimal]) -> Alert | None:
+    """Return the alert that is due for ``budget`` in ``window``, or None.
+
+    ``told`` are the thresholds already announced in this window.  When one batch jumps over several thresholds only
+    the highest is due: one message, not three.  Spend that falls again, because a price was corrected, tells nothing.
+    """
+    crossed = [share for share in budget.thresholds if spent_usd >= share * budget.limit_usd]
+    if not crossed or max(crossed) <= max(told, default=Decimal(0)):
+        return None
+    return Alert(budget=budget, window=window, threshold=max(crossed), spent_usd=spent_usd)
