@@ -1,6 +1,18 @@
 """Budgets' alerts: decided purely, then written and delivered."""
 
 from tallystick.alerts.decide import Alert, due_alert
-from tallystick.alerts.slack import Context, Contributor, DearestCall, Message
+from tallystick.alerts.deliver import Slack, next_try_at
+from tallystick.alerts.slack import Context, Contributor, DearestCall, Message, repeated, slack_message
 
-__all__ = ["Alert", "Context", "Contributor", "DearestCall", "Message", "due_alert"]
+__all__ = [
+    "Alert",
+    "Context",
+    "Contributor",
+    "DearestCall",
+    "Message",
+    "Slack",
+    "due_alert",
+    "next_try_at",
+    "repeated",
+    "slack_message",
+]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
-from tallystick.model.budgets import Budget
-from tallystick.model.windows import Window
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from tallystick.model.budgets import Budget
+    from tallystick.model.windows import Window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

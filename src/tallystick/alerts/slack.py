@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 from decimal import ROUND_FLOOR, Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
-from tallystick.alerts.decide import Alert
 from tallystick.model.money import show_usd
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tallystick.alerts.decide import Alert
 
 # Slack refuses a whole message with invalid_blocks when one of its limits is passed.
 # Source: Block Kit reference, and the validators in slack_sdk 3.47.0, models/blocks.
-BLOCKS_MAX = 50
 HEADER_CHARS_MAX = 150
 SECTION_CHARS_MAX = 3000
-FIELD_CHARS_MAX = 2000
 URL_CHARS_MAX = 900
-"""Ours: three links share one section."""
+"""Ours, below Slack's 3,000: three links share one section."""
 NAME_CHARS_MAX = 60
+SHOWN_MAX = 3
+"""How many contributors, and parts of a scope, are named."""
 
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
@@ -76,3 +79,220 @@ class Message:
 
     text: str
     blocks: tuple[Block, ...]
+
+
+def slack_message(alert: Alert, context: Context) -> Message:
+    """Return the message that tells ``alert``.
+
+    Names come from spans, so from anybody: they are cut, and shown such that no markup, link or mention in them works.
+    The links are text, because Slack puts a warning sign on a button of an incoming webhook once it was clicked
+    (slackapi/slack-github-action#513).
+    """
+    told = _Told(alert, context)
+    blocks = (
+        {"type": "header", "text": {"type": "plain_text", "text": told.header(), "emoji": True}},
+        _section(told.opening()),
+        {"type": "section", "fields": [_mrkdwn(f"*{name}*\n{value}") for name, value in told.figures()]},
+        *(_section(text) for text in (told.why(), told.outlook(), told.links()) if text),
+        {"type": "context", "elements": [_mrkdwn(told.footing())]},
+    )
+    return Message(text=told.fallback(), blocks=blocks)
+
+
+def repeated(message: Message) -> Message:
+    """Return ``message`` marked as possibly the second of its kind: whether the first arrived is not known."""
+    if message.text.endswith(REPEATED):
+        return message
+    mark: Block = {"type": "context", "elements": [_mrkdwn(REPEATED)]}
+    return replace(message, text=f"{message.text} {REPEATED}", blocks=(*message.blocks, mark))
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """The sentences about one alert; everything in them is ready for Slack."""
+
+    alert: Alert
+    context: Context
+
+    def header(self) -> str:
+        """Return ``chat: 80 % of $10.00 spent today``; the name gives way when it is too long."""
+        emoji, _ = _level(self.alert)
+        rest = f": {_percent(self.alert.share)} % of {show_usd(self.alert.limit_usd)} spent {self._when()}"
+        room = HEADER_CHARS_MAX - _size(f"{emoji} {rest}")
+        return f"{emoji} {_plain(self.alert.budget.name, min(room, NAME_CHARS_MAX))}{rest}"
+
+    def opening(self) -> str:
+        _, level = _level(self.alert)
+        threshold = f"{_exact_percent(self.alert.threshold)} %"
+        return f"*{level}:* budget {_code(self.alert.budget.name)} passed {threshold} of its limit. {self._scope()}"
+
+    def figures(self) -> list[tuple[str, str]]:
+        alert, left = self.alert, self.alert.limit_usd - self.alert.spent_usd
+        spent = f"{show_usd(alert.spent_usd)} of {show_usd(alert.limit_usd)} ({_percent(alert.share)} %)"
+        rest = ("Over by", show_usd(-left)) if left < 0 else ("Left", show_usd(left))
+        if self._is_late():
+            return [("Spent", spent), rest, ("Window", f"over since {self._stamp(alert.window.end)}")]
+        resets = f"{_duration(alert.window.end - self.context.at)} ({self._stamp(alert.window.end)})"
+        return [("Spent", spent), rest, ("Pace", self._pace(left)), ("Resets in", resets)]
+
+    def why(self) -> str:
+        shown, more = self.context.contributors[:SHOWN_MAX], len(self.context.contributors) - SHOWN_MAX
+        lines = [f"{number}. {self._contributor(one)}" for number, one in enumerate(shown, start=1)]
+        if more > 0:
+            lines.append(f"… and {more} more")
+        if call := self.context.dearest_call:
+            at = self._stamp(call.at)
+            lines.append(f"Dearest call: {show_usd(call.cost_usd)}, {_code(call.model)}, {at}, {_code(call.id)}")
+        return "\n".join(["*Where it went*", *lines]) if lines else ""
+
+    def outlook(self) -> str:
+        later = [share for share in self.alert.budget.thresholds if share > self.alert.threshold]
+        following = (
+            f"The next message comes at {_exact_percent(later[0])} %."
+            if later
+            else ("This was the last message about this window.")
+        )
+        if self._is_late():
+            return "*What happens now:* nothing; the window is over, and this message could not be delivered before."
+        when = "What happens now" if self.alert.share >= 1 else "What happens at 100 %"
+        return f"*{when}:* this budget only warns; no call is refused. {following}"
+
+    def links(self) -> str:
+        """Return the ways into the dashboard; the filters are in the URL, so a link shows what the alert counted."""
+        base = (self.context.dashboard_url or "").rstrip("/")
+        if not base.startswith(("http://", "https://")) or any(char in base for char in ' <>|"\n'):
+            return ""
+        window = self.alert.window
+        within = {"start": _iso(window.start), "end": _iso(window.end), "tz": self.alert.budget.timezone}
+        targets = [
+            (
+                "Open these calls",
+                f"{base}/calls?{urlencode({**self.alert.budget.scope, **within, 'order': '-cost_usd'})}",
+            )
+        ]
+        if call := self.context.dearest_call:
+            targets.append(("Open the dearest call", f"{base}/calls?{urlencode({'call': call.id, **within})}"))
+        targets.append(("Budgets", f"{base}/budgets"))
+        links = [f"<{_escape(url)}|{label}>" for label, url in targets]
+        # A cut URL would filter otherwise than the budget does, so it is left out whole.
+        return "  ·  ".join(link for link in links if _size(link) <= URL_CHARS_MAX)
+
+    def footing(self) -> str:
+        parts = [f"Times in {_plain(self.alert.budget.timezone)}"]
+        if self.context.price_version:
+            parts.append(f"prices of {_plain(self.context.price_version)}")
+        if count := self.context.unpriced_units:
+            parts.append(f"{count:,} {'answer' if count == 1 else 'answers'} without a price, in no sum here")
+        return "  ·  ".join(parts)
+
+    def fallback(self) -> str:
+        _, level = _level(self.alert)
+        figures = [f"{name}: {value}" for name, value in self.figures()]
+        return f"{self.header()} ({level}). {'; '.join(figures)}. This budget only warns; no call is refused."
+
+    def _is_late(self) -> bool:
+        return self.context.at >= self.alert.window.end
+
+    def _when(self) -> str:
+        budget, window = self.alert.budget, self.alert.window
+        if self._is_late():
+            return f"in the {budget.window} from {self._stamp(window.start)}"
+        if budget.window != "hour" and budget.reset_at != time():
+            return f"since {self._stamp(window.start)}"
+        return "today" if budget.window == "day" else f"this {budget.window}"
+
+    def _scope(self) -> str:
+        scope = list(self.alert.budget.scope.items())
+        if not scope:
+            return "It counts every call."
+        parts = [f"{_plain(key)} {_code(value)}" if value else f"no {_plain(key)}" for key, value in scope[:SHOWN_MAX]]
+        more = f" and {len(scope) - SHOWN_MAX} more filters" if len(scope) > SHOWN_MAX else ""
+        return f"It counts the calls with {', '.join(parts)}{more}."
+
+    def _contributor(self, one: Contributor) -> str:
+        spent = self.alert.spent_usd
+        share = f" ({_percent(one.spend_usd / spent)} %)" if spent else ""
+        name = f"{_plain(one.dimension)} {_code(one.value)}" if one.value else f"no {_plain(one.dimension)}"
+        return f"{name}: {show_usd(one.spend_usd)}{share}"
+
+    def _pace(self, left_usd: Decimal) -> str:
+        pace = self.context.pace_usd_per_hour
+        if pace is None:
+            return "not known yet"
+        shown = f"{show_usd(pace)} per hour"
+        if left_usd <= 0:
+            return shown
+        remaining_s = Decimal((self.alert.window.end - self.context.at).total_seconds())
+        if pace * remaining_s < left_usd * 3600:
+            return f"{shown}; at that pace it stays within the limit"
+        passes_at = self.context.at + timedelta(seconds=float(left_usd / pace * 3600))
+        return f"{shown}; would pass 100 % at {self._stamp(passes_at)}"
+
+    def _stamp(self, at: datetime) -> str:
+        """Return a time as the budget's zone reads it, with the date when it is not today's."""
+        zone = ZoneInfo(self.alert.budget.timezone)
+        local, now = at.astimezone(zone), self.context.at.astimezone(zone)
+        return local.strftime("%H:%M %Z" if local.date() == now.date() else "%a %d %b %H:%M %Z")
+
+
+def _level(alert: Alert) -> tuple[str, str]:
+    """Return emoji and word: the level is never told by a colour alone."""
+    if alert.share >= 1:
+        return "🚨", "Limit reached"
+    return ("⚠️", "Warning") if alert.threshold >= Decimal("0.75") else ("🔔", "Heads-up")
+
+
+def _percent(share: Decimal) -> str:
+    """Return ``share`` in whole per cent, rounded down: 99.9 % is not yet 100 %."""
+    return f"{(share * 100).to_integral_value(ROUND_FLOOR):,}"
+
+
+def _exact_percent(share: Decimal) -> str:
+    return f"{(share * 100).normalize():f}"
+
+
+def _duration(left: timedelta) -> str:
+    """Return a stretch of time in its two largest units, rounded down."""
+    minutes = left // MINUTE
+    days, hours = minutes // 1440, minutes // 60 % 24
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes % 60} min"
+    return f"{minutes} min" if minutes else "less than a minute"
+
+
+def _iso(at: datetime) -> str:
+    return at.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _section(text: str) -> Block:
+    return {"type": "section", "text": _mrkdwn(text)}
+
+
+def _mrkdwn(text: str) -> Mapping[str, Any]:
+    # verbatim: Slack must not make links or mentions of its own from what only looks like one.
+    return {"type": "mrkdwn", "text": text, "verbatim": True}
+
+
+def _plain(name: str, chars_max: int = NAME_CHARS_MAX) -> str:
+    """Return ``name`` in one line, without control characters, escaped and cut to ``chars_max`` as Slack counts."""
+    clean = " ".join("".join(char if char.isprintable() else " " for char in name).split())
+    cut = clean[:chars_max]
+    while _size(_escape(cut)) > chars_max - (len(cut) < len(clean)):
+        cut = cut[:-1]
+    return _escape(cut) + ("…" if len(cut) < len(clean) else "")
+
+
+def _code(name: str) -> str:
+    """Return ``name`` as inline code, in which Slack reads no other markup."""
+    return f"`{_plain(name.replace('`', 'ʼ')) or '(empty)'}`"
+
+
+def _escape(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _size(text: str) -> int:
+    """Return the length in UTF-16 units, the largest of the ways in which Slack may count."""
+    return len(text.encode("utf-16-le")) // 2

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from tallystick.model.budgets import Budget
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tallystick.model.budgets import Budget
 
 DAY = timedelta(days=1)
 SECOND = timedelta(seconds=1)
@@ -75,7 +78,7 @@ def _instant(label: datetime, zone: ZoneInfo) -> datetime:
     instant = label.replace(tzinfo=zone).astimezone(UTC)
     if instant.astimezone(zone).replace(tzinfo=None) == label.replace(fold=0):
         return instant
-    # The clock jumps over the label.  Read with the offset of before and of after, it lies on the two sides of the jump.
+    # The clock jumps over the label.  Read with the offset of before and of after, it lies on both sides of the jump.
     before, after = sorted(label.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1))
     offset = before.astimezone(zone).utcoffset()
     while after - before > SECOND:

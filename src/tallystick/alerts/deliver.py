@@ -1,0 +1,259 @@
+"""Brings a message to Slack, or says whether to try again; every try ends by its deadline."""
+
+from __future__ import annotations
+
+import logging
+import math
+import socket
+import ssl
+from base64 import b64encode
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from http.client import HTTPConnection, HTTPException, HTTPSConnection, IncompleteRead, RemoteDisconnected
+from ipaddress import ip_address
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.request import Request, getproxies, proxy_bypass
+
+from slack_sdk.webhook import WebhookClient, WebhookResponse
+
+from tallystick.errors import DeliveryDelayedError, DeliveryRefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tallystick.alerts.slack import Message
+
+DEADLINE_S = 10.0
+ANSWER_BYTES_MAX = 64 * 1024
+BACKOFF_S = 1
+BACKOFF_S_MAX = 300
+RETRY_AFTER_S_MAX = 86_400
+"""A day: an alert that waits longer speaks of a window that is over."""
+
+REMEDIES = {
+    400: "Slack does not take this message",
+    401: "the webhook URL is not accepted",
+    403: "the webhook may not post there; check the app's access to the channel",
+    404: "the webhook does not exist; create one anew and set it",
+    410: "the channel is archived or the webhook revoked; create one anew and set it",
+}
+
+# slack_sdk writes the whole URL into its debug log, and that URL is a secret (3.47.0).
+MUTE = logging.Logger("tallystick.mute")  # noqa: LOG001 -- no handler and no parent, on purpose
+MUTE.disabled = True
+
+
+def utc_now() -> datetime:
+    """Return the time, in UTC."""
+    return datetime.now(UTC)
+
+
+class Slack:
+    """An incoming webhook of Slack.  ``webhook_url`` is a secret: no error, log or repr shows it.
+
+    Raises ValueError when it is no http(s) URL.
+    """
+
+    def __init__(
+        self, webhook_url: str, *, deadline_s: float = DEADLINE_S, clock: Callable[[], datetime] = utc_now
+    ) -> None:
+        if not _is_url(webhook_url):
+            raise ValueError("the Slack webhook URL is not a URL; one looks like https://hooks.slack.com/services/...")
+        self._webhook_url = webhook_url
+        self._deadline_s = deadline_s
+        self._clock = clock
+
+    def __repr__(self) -> str:
+        return "Slack(webhook_url='***')"
+
+    def deliver(self, message: Message) -> None:
+        """Post ``message``; return when Slack said ok.  Takes at most the deadline, 10 s, name lookup included.
+
+        Raises DeliveryDelayedError when trying again may help (``ambiguous`` when this try may have arrived) and
+        DeliveryRefusedError when it cannot.
+        """
+        exchange = _Exchange(self._webhook_url, self._deadline_s)
+        answer = exchange.answer_to(message)
+        if answer is None:
+            raise DeliveryDelayedError(f"Slack did not answer: {exchange.failure}", ambiguous=exchange.was_sent)
+        _judge(answer, self._clock())
+
+
+def next_try_at(deliveries: int, now: datetime, retry_after_s: float | None = None) -> datetime:
+    """Return when to try again after ``deliveries`` failed tries: 1, 2, 4 ... 300 s later, never before Retry-After."""
+    # The exponent is bounded too: a receiver that is down for weeks must not make a huge number of it.
+    backoff_s = min(BACKOFF_S_MAX, BACKOFF_S * 2 ** min(max(deliveries - 1, 0), 16))
+    return now + timedelta(seconds=max(backoff_s, retry_after_s or 0.0))
+
+
+def _judge(answer: WebhookResponse, now: datetime) -> None:
+    status, body = answer.status_code, answer.body.strip()
+    if status == 200 and body == "ok":
+        return
+    if 300 <= status < 400:
+        raise DeliveryRefusedError(f"Slack answered {status}, a redirect; it is not followed. Check the webhook URL")
+    if status < 300:
+        kind = "a web page" if body[:1] == "<" else f"{len(body)} characters"
+        raise DeliveryRefusedError(f"the answer is {status} with {kind} instead of 'ok'; is that URL a Slack webhook?")
+    if status in (408, 429):
+        raise DeliveryDelayedError(f"Slack answered {status}", _retry_after_s(answer, now))
+    if status >= 500:
+        # Only 503 says that nothing was done; behind the others the message may have been posted.
+        raise DeliveryDelayedError(f"Slack answered {status}", _retry_after_s(answer, now), ambiguous=status != 503)
+    remedy = REMEDIES.get(status, "trying again will not help")
+    raise DeliveryRefusedError(f"Slack answered {status} ({_word(body)}): {remedy}")
+
+
+def _word(body: str) -> str:
+    """Return Slack's own word for the error (``invalid_blocks``), or nothing of a body that is no word.
+
+    Free text is not repeated: it could hold the URL that was asked for.
+    """
+    return body if len(body) <= 40 and body.isascii() and body.replace("_", "").isalpha() else "no reason given"
+
+
+def _retry_after_s(answer: WebhookResponse, now: datetime) -> float | None:
+    """Return what the answer asks to wait, in seconds, or None.  It is a number or a date (RFC 9110, section 10.2.3)."""
+    value = answer.headers.get("retry-after", "")
+    try:
+        asked_s = float(value)
+    except ValueError:
+        try:
+            asked_s = (parsedate_to_datetime(value) - now).total_seconds()
+        except (ValueError, TypeError):  # no date; a date without a zone
+            return None
+    return min(max(asked_s, 0.0), RETRY_AFTER_S_MAX) if math.isfinite(asked_s) else None
+
+
+class _Exchange(WebhookClient):
+    """One POST on our own transport.
+
+    slack_sdk's own follows redirects, takes the proxy for loopback too, reads an answer of any size, and its timeout
+    starts anew with each byte that drips in (3.47.0).  So the one method below that touches the network is replaced,
+    and it runs in a thread that the caller leaves at the deadline: nothing else ends a slow name lookup.
+    """
+
+    def __init__(self, url: str, deadline_s: float) -> None:
+        super().__init__(url, logger=MUTE, retry_handlers=[])
+        self.deadline_s = deadline_s
+        self.failure = "a fault of tallystick's own; its traceback is in the log"
+        self.was_sent = False
+        """Whether bytes of the request left; if so it may have arrived."""
+        self._connection: HTTPConnection | None = None
+        self._done = Event()
+        self._answer: WebhookResponse | None = None
+
+    def answer_to(self, message: Message) -> WebhookResponse | None:
+        """Return the answer to ``message``; None when there was none by the deadline, and then ``failure`` says why."""
+        Thread(target=self._run, args=(message,), name="tallystick-slack", daemon=True).start()
+        if not self._done.wait(self.deadline_s):
+            self._hang_up()
+            self.failure = f"nothing whole within {self.deadline_s:g} s"
+            return None
+        return self._answer
+
+    def _run(self, message: Message) -> None:
+        try:
+            self._answer = self.send(text=message.text, blocks=message.blocks, unfurl_links=False, unfurl_media=False)
+        except (OSError, HTTPException) as error:
+            self.failure = _reason(error)
+        finally:
+            self._done.set()
+
+    def _hang_up(self) -> None:
+        """End the thread's wait for a byte; it may just have ended by itself."""
+        sock = self._connection.sock if self._connection else None
+        if sock is not None:
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                return
+
+    def _perform_http_request_internal(self, url: str, req: Request) -> WebhookResponse:
+        parts = urlsplit(url)
+        self._connection = connection = _connection(parts, self.deadline_s)
+        try:
+            connection.connect()
+            self.was_sent = True
+            target = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
+            connection.request("POST", target, body=req.data, headers=dict(req.header_items()))
+            response = connection.getresponse()
+            body = response.read(ANSWER_BYTES_MAX)
+            if response.length and len(body) < ANSWER_BYTES_MAX:  # http.client tells only of a cut chunked answer
+                raise IncompleteRead(body, response.length)
+        finally:
+            connection.close()
+        headers: dict[str, Any] = {name.lower(): value for name, value in response.getheaders()}
+        return WebhookResponse(
+            url=url, status_code=response.status, body=body.decode(errors="replace"), headers=headers
+        )
+
+
+def _connection(parts: SplitResult, timeout_s: float) -> HTTPConnection:
+    """Return a connection that is not open yet, through the environment's proxy when there is one for this host."""
+    host = parts.hostname or ""
+    secure = {"context": ssl.create_default_context()} if parts.scheme == "https" else {}
+    connect: Callable[..., HTTPConnection] = HTTPSConnection if secure else HTTPConnection
+    proxy = _proxy(parts)
+    if proxy is None:
+        return connect(host, parts.port, timeout=timeout_s, **secure)
+    connection = connect(proxy.hostname, proxy.port, timeout=timeout_s, **secure)
+    connection.set_tunnel(host, parts.port, headers=_proxy_headers(proxy))
+    return connection
+
+
+def _proxy(target: SplitResult) -> SplitResult | None:
+    """Return the proxy that the environment names for ``target``, or None; loopback never has one."""
+    host = target.hostname or ""
+    named = getproxies().get(target.scheme)
+    if not named or _is_loopback(host) or proxy_bypass(host):
+        return None
+    proxy = urlsplit(named if "://" in named else f"http://{named}")
+    if not proxy.hostname or not _has_port(proxy):
+        raise OSError(f"the proxy that {target.scheme}_proxy names is no URL; one looks like http://host:3128")
+    return proxy
+
+
+def _proxy_headers(proxy: SplitResult) -> dict[str, str]:
+    if proxy.username is None:
+        return {}
+    pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": f"Basic {b64encode(pair.encode()).decode()}"}
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # "https://[": no IPv6 address
+        return False
+    clean = text.isascii() and text.isprintable() and " " not in text
+    return clean and parts.scheme in ("http", "https") and bool(parts.hostname) and _has_port(parts)
+
+
+def _has_port(parts: SplitResult) -> bool:
+    """Tell whether the port of ``parts`` is a number, or left out."""
+    try:
+        return parts.port is None or parts.port > 0
+    except ValueError:
+        return False
+
+
+def _reason(error: OSError | HTTPException) -> str:
+    """Return why an exchange failed, in words that cannot hold the webhook's path.
+
+    The text of an HTTPException may quote what was sent or received, so only its class is told.
+    """
+    if isinstance(error, (RemoteDisconnected, IncompleteRead)):
+        return "the connection ended before a whole answer came"
+    if isinstance(error, OSError):
+        return error.strerror or str(error) or type(error).__name__
+    return type(error).__name__
