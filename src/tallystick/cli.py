@@ -16,7 +16,10 @@ from tallystick.model.places import DEFAULT_COLLECTOR_PORT, DEFAULT_DASHBOARD_PO
 # Which extra brings the library that a missing import names.
 EXTRAS = {
     **dict.fromkeys(
-        ("duckdb", "genai_prices", "pyarrow", "pydantic", "pydantic_settings", "rich", "slack_sdk", "starlette", "uvicorn"),
+        (
+            *("duckdb", "genai_prices", "pyarrow", "pydantic", "pydantic_settings"),
+            *("rich", "slack_sdk", "starlette", "uvicorn"),
+        ),
         "collector",
     ),
     **dict.fromkeys(("streamlit", "pandas", "altair"), "dashboard"),
@@ -94,18 +97,16 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="name", metavar="COMMAND", required=True)
 
     def command(function, name: str | None = None) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
-        added = commands.add_parser(
-            name or function.__name__, help=function.__doc__, description=function.__doc__
-        )
+        added = commands.add_parser(name or function.__name__, help=function.__doc__, description=function.__doc__)
         added.set_defaults(function=function)
         return added
 
     def with_data(added: argparse.ArgumentParser) -> None:
-        added.add_argument("--data", type=Path, metavar="DIR", help="the data folder (default: TALLYSTICK_DATA, else XDG's)")
+        data_help = "the data folder (default: TALLYSTICK_DATA, else XDG's)"
+        added.add_argument("--data", type=Path, metavar="DIR", help=data_help)
         added.add_argument("--port", type=_port, help=f"where spans are received (default: {DEFAULT_COLLECTOR_PORT})")
-        added.add_argument(
-            "--config", type=Path, metavar="FILE", help="settings and budgets (default: tallystick.toml here, if there is one)"
-        )
+        config_help = "settings and budgets (default: tallystick.toml here, if there is one)"
+        added.add_argument("--config", type=Path, metavar="FILE", help=config_help)
 
     def with_collector(added: argparse.ArgumentParser) -> None:
         added.add_argument("--collector", metavar="URL", default=collector_url(os.environ), help="default: %(default)s")
@@ -124,7 +125,8 @@ def parser() -> argparse.ArgumentParser:
     both.add_argument("--dashboard-port", type=_port, default=DEFAULT_DASHBOARD_PORT, help="default: %(default)s")
 
     demonstrating = command(demo)
-    demonstrating.add_argument("--once", action="store_true", help="one round; exits 0 when the ledger equals the invoice")
+    once_help = "one round; exits 0 when the ledger equals the invoice"
+    demonstrating.add_argument("--once", action="store_true", help=once_help)
     demonstrating.add_argument("--data", type=Path, metavar="DIR", help="default: a new temporary folder")
     demonstrating.add_argument("--port", type=_port, help="the collector's (default: a free one)")
     demonstrating.add_argument("--dashboard-port", type=_port, help=f"default: {DEFAULT_DASHBOARD_PORT}, or a free one")

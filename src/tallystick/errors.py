@@ -68,7 +68,8 @@ class CollectorUnreachableError(CollectorError):
 
     def __init__(self, url: str, reason: str) -> None:
         super().__init__(
-            f"no collector answers at {url} ({reason}); start one with `tallystick up`, or name another with --collector"
+            f"no collector answers at {url} ({reason}); "
+            "start one with `tallystick up`, or name another with --collector"
         )
         self.url = url
         self.reason = reason

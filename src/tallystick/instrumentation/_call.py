@@ -1,0 +1,247 @@
+"""One call of the app, from the SDK method's start to the end of its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Mapping
+from contextvars import Token
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import context as otel_context
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, Status, StatusCode, set_span_in_context
+
+from tallystick.instrumentation._attempts import CALL_KEY, outcome_of_transport
+from tallystick.instrumentation._routes import Route
+from tallystick.instrumentation._tap import Recorder, tap
+from tallystick.instrumentation._units import Place, Unit, price_unit, unit_attributes
+from tallystick.instrumentation._wire import Answer, WholeBody, read_body, read_error, stream_reader
+from tallystick.model import attributes as names
+from tallystick.model.failures import Outcome
+
+if TYPE_CHECKING:
+    from tallystick.instrumentation._tracing import Tracing
+
+# Outcomes of calls that raised nothing and that a backend should not show as errors.
+_QUIET = frozenset({Outcome.OK, Outcome.TRUNCATED, Outcome.REFUSAL, Outcome.ABANDONED})
+
+# Exceptions that say more by their class than by status or body; names, because the SDKs are not imported here.
+_BY_CLASS = {
+    "ValidationError": Outcome.INVALID_OUTPUT,
+    "JSONDecodeError": Outcome.INVALID_OUTPUT,
+    "APIResponseValidationError": Outcome.INVALID_OUTPUT,
+    "LengthFinishReasonError": Outcome.TRUNCATED,
+    "ContentFilterFinishReasonError": Outcome.REFUSAL,
+    "BudgetExceededError": Outcome.BUDGET_BLOCKED,
+    "RequestTooLargeError": Outcome.BUDGET_BLOCKED,
+}
+
+_REQUEST_ATTRIBUTES = {
+    "max_tokens": names.REQUEST_MAX_TOKENS,
+    "max_completion_tokens": names.REQUEST_MAX_TOKENS,
+    "max_output_tokens": names.REQUEST_MAX_TOKENS,
+    "temperature": names.REQUEST_TEMPERATURE,
+    "top_p": names.REQUEST_TOP_P,
+}
+
+
+class Call:
+    """A call in flight; ends once, when it failed or when it returned and every stream of it is over."""
+
+    def __init__(
+        self, tracing: Tracing, route: Route, place: Place, request: Mapping[str, Any], told: dict[str, Any]
+    ) -> None:
+        self.attempts = 0
+        self._route = route
+        self._place = place
+        self._request = request
+        self._units: list[Unit] = []
+        self._outcome = Outcome.OK
+        self._more: dict[str, Any] = {}
+        self._reading = 0
+        self._returned = False
+        self._ended = False
+        self._lock = threading.Lock()
+        # One reading of the wall clock; the monotonic one tells the end, so that a clock that jumps changes nothing.
+        self._start_ns = time.time_ns()
+        self._start_tick = time.perf_counter_ns()
+        model = request.get("model")
+        name = f"{route.operation} {model}" if isinstance(model, str) else route.operation
+        self.span, self._twin = tracing.start(name, self._asked(model) | told, self._start_ns)
+
+    def _asked(self, model: object) -> dict[str, Any]:
+        asked: dict[str, Any] = {
+            names.OPERATION: self._route.operation,
+            names.PROVIDER: self._place.provider,
+            names.SERVER_ADDRESS: self._place.address,
+        }
+        if self._place.port is not None:
+            asked[names.SERVER_PORT] = self._place.port
+        if isinstance(model, str):
+            asked[names.REQUEST_MODEL] = model
+        if self._request.get("stream") is True:
+            asked[names.REQUEST_STREAM] = True
+        for name, attribute in _REQUEST_ATTRIBUTES.items():
+            if isinstance(value := self._request.get(name), int | float):
+                asked[attribute] = value
+        return asked
+
+    def enter(self) -> Token[Context]:
+        """Make this the call that attempts and answers belong to; give the token to `leave`."""
+        context = set_span_in_context(self._twin or self.span)
+        return otel_context.attach(otel_context.set_value(CALL_KEY, self, context))
+
+    def leave(self, token: Token[Context]) -> None:
+        """Restore the context that was in force before `enter`."""
+        otel_context.detach(token)
+
+    def answered(self, response: Any, *, asynchronous: bool) -> None:
+        """Read a 2xx response, before the SDK parses it: now if its body is here, else as the app reads it."""
+        if not self._route.billed or not 200 <= response.status_code < 300:
+            return
+        content = _content(response)
+        kind = response.headers.get("content-type", "")
+        if content is None:
+            self._listen(response, kind, asynchronous=asynchronous)
+        elif "json" in kind:
+            self._take(self._read(content), streamed=False)
+        elif kind.startswith("text/html"):
+            self._worsen(Outcome.INVALID_OUTPUT)  # some proxy's page: the provider answered nothing
+        else:
+            self._take(Answer(), streamed=False)
+
+    def _read(self, content: bytes) -> Answer:
+        if self._route.api == "embeddings":
+            # Their vectors are most of the body, and no text of the app's is in it: read the end alone.
+            return _read_embeddings(content)
+        try:
+            return read_body(json.loads(content))
+        except ValueError:
+            return Answer(outcome=Outcome.INVALID_OUTPUT)
+
+    def _listen(self, response: Any, kind: str, *, asynchronous: bool) -> None:
+        reader = stream_reader(self._route.api) if "event-stream" in kind else WholeBody()
+        encoding = response.headers.get("content-encoding", "").strip().lower()
+        with self._lock:
+            self._reading += 1
+        tap(response, Recorder(reader, encoding, self._on_content, self._over), asynchronous=asynchronous)
+
+    def _on_content(self) -> None:
+        self._more[names.RESPONSE_FIRST_CHUNK] = (time.perf_counter_ns() - self._start_tick) / 1e9
+
+    def _over(self, recorder: Recorder) -> None:
+        streamed = not isinstance(recorder.reader, WholeBody)
+        if streamed:
+            self._more[names.CHUNKS] = recorder.reader.events
+            recorder.reader.estimate()
+        recorder.reader.answer.outcome = recorder.outcome
+        if recorder.exception:
+            self._more[names.EXCEPTION_TYPE] = recorder.exception
+        self._take(recorder.reader.answer, streamed=streamed)
+        with self._lock:
+            self._reading -= 1
+        self._end_if_over()
+
+    def _take(self, answer: Answer, *, streamed: bool) -> None:
+        self._worsen(answer.outcome)
+        if answer.error_code:
+            self._more[names.ERROR_CODE] = answer.error_code
+        at = datetime.fromtimestamp(self._start_ns / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        self._units.append(price_unit(answer, self._route, self._request, self._place, at, streamed=streamed))
+
+    def _worsen(self, outcome: Outcome) -> None:
+        if outcome is not Outcome.OK:
+            self._outcome = outcome
+
+    def failed(self, error: BaseException) -> None:
+        """The SDK raised: the call is over."""
+        self._outcome, code = _outcome_of_error(error)
+        self._more[names.EXCEPTION_TYPE] = type(error).__qualname__
+        if code:
+            self._more[names.ERROR_CODE] = code
+        self._end()
+
+    def returned(self) -> None:
+        """The SDK returned; the call is over unless a stream of it is still to be read."""
+        self._returned = True
+        self._end_if_over()
+
+    def _end_if_over(self) -> None:
+        if self._returned and self._reading == 0:
+            self._end()
+
+    def _end(self) -> None:
+        with self._lock:
+            if self._ended:
+                return
+            self._ended = True
+        attributes = {names.OUTCOME: self._outcome.value, names.ATTEMPTS: self.attempts}
+        attributes |= self._more | unit_attributes(self._units)
+        if self._outcome is not Outcome.OK:
+            attributes[names.ERROR_TYPE] = self._outcome.value
+        end_ns = self._start_ns + time.perf_counter_ns() - self._start_tick
+        for span in filter(None, [self.span, self._twin]):
+            _finish(span, attributes, end_ns, failed=self._outcome not in _QUIET)
+
+
+def _finish(span: Span, attributes: Mapping[str, Any], end_ns: int, *, failed: bool) -> None:
+    span.set_attributes(attributes)
+    if failed:
+        span.set_status(Status(StatusCode.ERROR))
+    span.end(end_ns)
+
+
+def current_call() -> Call | None:
+    """Return the call in whose SDK method we are, or None."""
+    call = otel_context.get_value(CALL_KEY)
+    return call if isinstance(call, Call) else None
+
+
+def _content(response: Any) -> bytes | None:
+    """Return the body if it was read; httpx and httpx2 raise a RuntimeError of their own when it was not."""
+    try:
+        content: bytes = response.content
+    except RuntimeError:
+        return None
+    return content
+
+
+def _read_embeddings(content: bytes) -> Answer:
+    """Read an embeddings body without its vectors."""
+    answer = Answer()
+    decoder = json.JSONDecoder()
+    for key in ("usage", "model"):
+        start = content.rfind(b'"%s"' % key.encode())
+        if start < 0:
+            continue
+        text = content[start:].decode(errors="replace").partition(":")[2].lstrip()
+        value, _ = decoder.raw_decode(text)
+        if key == "usage" and isinstance(value, dict):
+            answer.usage = value
+        elif key == "model" and isinstance(value, str):
+            answer.model = value
+    return answer
+
+
+def _outcome_of_error(error: BaseException) -> tuple[Outcome, str | None]:
+    """Return the failure class of what an SDK raised, and the provider's own word.
+
+    The wire's body decides first: exception classes differ between SDK versions.
+    """
+    if isinstance(error, asyncio.CancelledError | KeyboardInterrupt | GeneratorExit | SystemExit):
+        return Outcome.CANCELLED, None
+    name = type(error).__name__
+    if name in _BY_CLASS:
+        return _BY_CLASS[name], None
+    status = getattr(error, "status_code", None)
+    if isinstance(status, int):
+        return read_error(status, getattr(error, "body", None), str(error))
+    if name in {"APITimeoutError", "APIConnectionError"}:
+        transport = outcome_of_transport(type(error.__cause__).__name__)
+        timed_out = name == "APITimeoutError" and transport is Outcome.CONNECTION
+        return (Outcome.TIMEOUT_READ if timed_out else transport), None
+    return Outcome.UNKNOWN, None

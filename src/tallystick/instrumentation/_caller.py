@@ -1,0 +1,24 @@
+"""Who made a call, when no tag says so: the nearest function outside the SDKs and ourselves."""
+
+from __future__ import annotations
+
+import sys
+from types import FrameType
+
+_LIBRARIES = frozenset(
+    {"tallystick", "anthropic", "openai", "httpx", "httpx2", "wrapt", "contextlib", "asyncio", "functools"}
+)
+DEPTH_MAX = 60
+
+
+def caller() -> str | None:
+    """Return ``module:function`` of the app's code that is making the call."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 -- inspect.stack() reads source files
+    for _ in range(DEPTH_MAX):
+        if frame is None:
+            return None
+        module = frame.f_globals.get("__name__", "")
+        if module.partition(".")[0] not in _LIBRARIES:
+            return f"{module}:{frame.f_code.co_qualname}"
+        frame = frame.f_back
+    return None

@@ -1,0 +1,137 @@
+"""What runs around the four functions of each SDK that we patch.
+
+``{Sync,Async}APIClient.request`` is a call; ``_process_response`` is an answer of it.  Only our own steps are guarded:
+the SDK's function runs bare, so that its results and errors reach the app untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from opentelemetry.trace import Span
+
+from tallystick.instrumentation._attempts import AttemptTracing
+from tallystick.instrumentation._call import Call, current_call
+from tallystick.instrumentation._caller import caller
+from tallystick.instrumentation._guard import guard
+from tallystick.instrumentation._keys import Fingerprints
+from tallystick.instrumentation._routes import route_of
+from tallystick.instrumentation._settings import Settings
+from tallystick.instrumentation._tags import current_tags
+from tallystick.instrumentation._tracing import Tracing
+from tallystick.instrumentation._units import Place
+from tallystick.model.attributes import CALLER, KEY
+from tallystick.model.providers import provider_of
+
+Wrapped = Callable[..., Any]
+
+
+class Hooks:
+    """The wrappers, and what they need to know."""
+
+    def __init__(self, settings: Settings, tracing: Tracing, attempts: AttemptTracing) -> None:
+        self.enabled = True
+        self._settings = settings
+        self._tracing = tracing
+        self._attempts = attempts
+        self._keys = Fingerprints(settings.spool)
+        self._places: dict[str, Place] = {}
+
+    def request(self, wrapped: Wrapped, client: Any, args: Any, kwargs: Any) -> Any:
+        """Around ``SyncAPIClient.request``."""
+        call = self._begin(client, args, kwargs)
+        if call is None:
+            return wrapped(*args, **kwargs)
+        token = call.enter()
+        try:
+            result = wrapped(*args, **kwargs)
+        except BaseException as error:
+            with guard("the end of a failed call"):
+                call.failed(error)
+            raise
+        finally:
+            call.leave(token)
+        with guard("the end of a call"):
+            call.returned()
+        return result
+
+    async def request_async(self, wrapped: Wrapped, client: Any, args: Any, kwargs: Any) -> Any:
+        """Around ``AsyncAPIClient.request``."""
+        call = self._begin(client, args, kwargs)
+        if call is None:
+            return await wrapped(*args, **kwargs)
+        token = call.enter()
+        try:
+            result = await wrapped(*args, **kwargs)
+        except BaseException as error:
+            with guard("the end of a failed call"):
+                call.failed(error)
+            raise
+        finally:
+            call.leave(token)
+        with guard("the end of a call"):
+            call.returned()
+        return result
+
+    def process_response(self, wrapped: Wrapped, client: Any, args: Any, kwargs: Any) -> Any:
+        """Around ``SyncAPIClient._process_response``."""
+        with guard("the reading of an answer"):
+            if (call := current_call()) is not None:
+                call.answered(kwargs["response"], asynchronous=False)
+        return wrapped(*args, **kwargs)
+
+    async def process_response_async(self, wrapped: Wrapped, client: Any, args: Any, kwargs: Any) -> Any:
+        """Around ``AsyncAPIClient._process_response``."""
+        with guard("the reading of an answer"):
+            if (call := current_call()) is not None:
+                call.answered(kwargs["response"], asynchronous=True)
+        return await wrapped(*args, **kwargs)
+
+    def start_native_span(self, wrapped: Wrapped, instance: Any, args: Any, kwargs: Any) -> Span | None:
+        """Around anthropic's own ``start_api_call_span``: none for a call that is ours, or it would be there twice."""
+        with guard("the replacement of a native span"):
+            if current_call() is not None:
+                return None
+        span: Span | None = wrapped(*args, **kwargs)
+        return span
+
+    def _begin(self, client: Any, args: Any, kwargs: Any) -> Call | None:
+        """Return the call that a request of the SDK is, or None when it is none or we cannot tell."""
+        if not self.enabled:
+            return None
+        with guard("the start of a call"):
+            options = kwargs["options"] if "options" in kwargs else args[1]
+            route = route_of(options.method, options.url)
+            if route is None:
+                return None
+            self._attempts.instrument(client._client)  # noqa: SLF001 -- the SDK has no public name for it
+            request = options.json_data if isinstance(options.json_data, Mapping) else {}
+            return Call(self._tracing, route, self._place(str(client.base_url)), request, self._told(client))
+        return None
+
+    def _told(self, client: Any) -> dict[str, Any]:
+        told: dict[str, Any] = dict(current_tags())
+        if (key := self._keys.of(getattr(client, "api_key", None))) is not None:
+            told[KEY] = key
+        if (made_by := caller()) is not None:
+            told[CALLER] = made_by
+        return told
+
+    def _place(self, base_url: str) -> Place:
+        if base_url not in self._places:
+            self._places[base_url] = self._find_place(base_url)
+        return self._places[base_url]
+
+    def _find_place(self, base_url: str) -> Place:
+        provider = provider_of(base_url, self._settings.providers)
+        # A gateway that the user named passes on to its provider: its own address says nothing of the price.
+        mapped = provider != provider_of(base_url)
+        parts = urlsplit(base_url)
+        return Place(
+            provider=provider,
+            params={} if mapped else {"base_url": base_url.rstrip("/")},
+            address=parts.hostname or "",
+            port=parts.port,
+        )

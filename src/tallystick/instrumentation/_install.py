@@ -1,0 +1,198 @@
+"""`instrument()` and `uninstrument()`: what is patched, when, and how it is undone."""
+
+from __future__ import annotations
+
+import atexit
+import importlib.util
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import wrapt
+
+from tallystick.instrumentation._attempts import AttemptTracing
+from tallystick.instrumentation._guard import guard
+from tallystick.instrumentation._hooks import Hooks
+from tallystick.instrumentation._settings import Settings, read_settings
+from tallystick.instrumentation._ship import Shipper
+from tallystick.instrumentation._spool import Spool
+from tallystick.instrumentation._tap import end_open_streams
+from tallystick.instrumentation._tracing import Tracing
+
+SDKS = ("anthropic", "openai")
+
+
+@dataclass(slots=True)
+class _Installation:
+    settings: Settings
+    spool: Spool
+    shipper: Shipper
+    tracing: Tracing
+    attempts: AttemptTracing
+    hooks: Hooks
+    undo: list[Callable[[], None]] = field(default_factory=list)
+
+
+_lock = threading.Lock()
+_installed: _Installation | None = None
+
+
+def instrument(
+    *,
+    service: str | None = None,
+    environment: str | None = None,
+    collector: str | None = None,
+    spool: str | Path | None = None,
+    providers: Mapping[str, str] | None = None,
+) -> None:
+    """Record every call of the ``anthropic`` and ``openai`` SDKs, whether they are imported yet or not.
+
+    Call it once, anywhere; a second call changes nothing.  Nothing of the app changes: results, exceptions, requests
+    and import order are as without it.
+
+    service: this app's name (else ``OTEL_SERVICE_NAME``, else the program's name).
+    environment: such as ``prod`` (else ``TALLYSTICK_ENVIRONMENT``).
+    collector: where spans go, any OTLP/HTTP receiver (else ``TALLYSTICK_COLLECTOR``, else http://127.0.0.1:4318).
+    spool: the folder that keeps them until then (else ``TALLYSTICK_SPOOL``).
+    providers: gateways, as ``{"llm.corp.example/anthropic": "anthropic"}`` (else ``TALLYSTICK_PROVIDERS``).
+
+    Raises SettingsError when one of these is wrong; nothing else, ever.
+    """
+    global _installed
+    settings = read_settings(
+        os.environ, service=service, environment=environment, collector=collector, spool=spool, providers=providers
+    )
+    with _lock:
+        if _installed is not None:
+            return
+        _installed = _install(settings)
+
+
+def uninstrument() -> None:
+    """Undo `instrument()`: every patched name is again what it was; what was recorded is shipped or stays spooled."""
+    global _installed
+    with _lock:
+        installation, _installed = _installed, None
+    if installation is None:
+        return
+    installation.hooks.enabled = False
+    for undo in reversed(installation.undo):
+        with guard("the removal of a patch"):
+            undo()
+    with guard("the removal of a patch"):
+        installation.attempts.uninstrument()
+    _leave(installation)
+
+
+def flush(timeout_s: float = 5.0) -> bool:
+    """Send what is spooled now; True when the collector has all of it, False when it did not take it in time.
+
+    Never needed for safety: what is spooled survives the process.
+    """
+    installation = _installed
+    return installation is None or installation.shipper.ship(timeout_s)
+
+
+def _install(settings: Settings) -> _Installation:
+    spool = Spool(settings.spool, settings.spool_bytes_max)
+    tracing = Tracing(settings, spool)
+    shipper = Shipper(spool, settings.collector, tracing.report_dropped)
+    spool.wake = shipper.wake
+    attempts = AttemptTracing(tracing.provider)
+    installation = _Installation(settings, spool, shipper, tracing, attempts, Hooks(settings, tracing, attempts))
+    for sdk in SDKS:
+        _when_imported(f"{sdk}._base_client", installation)
+    atexit.register(_leave, installation)
+    installation.undo.append(lambda: atexit.unregister(_leave))
+    return installation
+
+
+def _leave(installation: _Installation) -> None:
+    with guard("the end of the process"):
+        end_open_streams()
+        installation.shipper.leave()
+        installation.spool.close()
+
+
+def _when_imported(name: str, installation: _Installation) -> None:
+    """Patch a module now if it is there, else right after the app imports it; never import it."""
+    if name in sys.modules:
+        _patch(sys.modules[name], installation)
+        return
+    finder = _Finder(name, installation)
+    sys.meta_path.insert(0, finder)
+    installation.undo.append(finder.remove)
+
+
+class _Finder:
+    """Sees one module being imported, once, and patches it when its code has run."""
+
+    def __init__(self, name: str, installation: _Installation) -> None:
+        self._name = name
+        self._installation = installation
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name != self._name:
+            return None
+        self.remove()
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _PatchingLoader(spec.loader, self._installation)  # type: ignore[assignment]
+        return spec
+
+    def remove(self) -> None:
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+
+
+class _PatchingLoader(wrapt.ObjectProxy):  # type: ignore[type-arg]
+    """A module's own loader in every respect, but that we patch the module after it ran."""
+
+    def __init__(self, loader: Any, installation: _Installation) -> None:
+        super().__init__(loader)
+        self._self_installation = installation
+
+    def exec_module(self, module: ModuleType) -> None:
+        loader = self.__wrapped__
+        module.__loader__ = loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = loader
+        loader.exec_module(module)
+        if self._self_installation is _installed:
+            _patch(module, self._self_installation)
+
+
+def _patch(module: ModuleType, installation: _Installation) -> None:
+    """Patch one SDK's base client; a target that is missing disables that target alone."""
+    hooks = installation.hooks
+    targets: list[tuple[str, Callable[..., Any]]] = [
+        ("SyncAPIClient.request", hooks.request),
+        ("AsyncAPIClient.request", hooks.request_async),
+        ("SyncAPIClient._process_response", hooks.process_response),
+        ("AsyncAPIClient._process_response", hooks.process_response_async),
+    ]
+    if hasattr(module, "start_api_call_span"):  # anthropic >= 1.14
+        targets.append(("start_api_call_span", hooks.start_native_span))
+    for path, wrapper in targets:
+        with guard(f"the patching of {module.__name__}.{path}"):
+            installation.undo.append(_wrap(module, path, wrapper))
+
+
+def _wrap(module: ModuleType, path: str, wrapper: Callable[..., Any]) -> Callable[[], None]:
+    """Wrap ``module.path`` and return what restores the very object that was there."""
+    parent, name, _ = wrapt.resolve_path(module, path)
+    original = vars(parent)[name]
+    wrapped = wrapt.FunctionWrapper(original, wrapper)
+    setattr(parent, name, wrapped)
+
+    def restore() -> None:
+        # Somebody may have patched over us since; then theirs stays, and ours, disabled, only passes calls through.
+        if vars(parent).get(name) is wrapped:
+            setattr(parent, name, original)
+
+    return restore

@@ -1,0 +1,74 @@
+"""How `instrument()` is set: arguments beat variables; no file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tallystick.errors import SettingsError
+from tallystick.model.places import collector_url, spool_dir
+
+SPOOL_BYTES_MAX = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What an instrumented process needs to know."""
+
+    service: str
+    environment: str | None
+    collector: str
+    """The base URL of an OTLP/HTTP receiver."""
+    spool: Path
+    spool_bytes_max: int = SPOOL_BYTES_MAX
+    providers: Mapping[str, str] = field(default_factory=dict)
+    """Gateways: ``host[:port][/path]`` to the provider that bills behind it."""
+
+
+def read_settings(
+    environ: Mapping[str, str],
+    *,
+    service: str | None = None,
+    environment: str | None = None,
+    collector: str | None = None,
+    spool: str | Path | None = None,
+    providers: Mapping[str, str] | None = None,
+) -> Settings:
+    """Return the settings; raise SettingsError that names what is wrong, its value and what is allowed."""
+    url = (collector or collector_url(environ)).rstrip("/")
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise SettingsError(f"collector is {url!r}; it must be a URL such as http://127.0.0.1:4318")
+    return Settings(
+        service=service or environ.get("OTEL_SERVICE_NAME") or _program_name(),
+        environment=environment or environ.get("TALLYSTICK_ENVIRONMENT"),
+        collector=url,
+        spool=Path(spool) if spool else spool_dir(environ),
+        providers=_providers(environ) if providers is None else dict(providers),
+    )
+
+
+def _providers(environ: Mapping[str, str]) -> dict[str, str]:
+    """Read ``TALLYSTICK_PROVIDERS``: ``place=provider`` pairs, separated by commas."""
+    mapped = {}
+    for pair in filter(None, environ.get("TALLYSTICK_PROVIDERS", "").split(",")):
+        place, separator, provider = pair.strip().rpartition("=")
+        if not (separator and place and provider):
+            raise SettingsError(
+                f"TALLYSTICK_PROVIDERS has {pair!r}; each pair is host[:port][/path]=provider, "
+                "such as llm.corp.example/anthropic=anthropic"
+            )
+        mapped[place] = provider
+    return mapped
+
+
+def _program_name() -> str:
+    """Return a service name from how the program was started: the package of ``-m``, else the script's name."""
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    if spec is not None and spec.name:
+        return str(spec.name.removesuffix(".__main__"))
+    return Path(sys.argv[0] or "python").stem if sys.argv else "python"

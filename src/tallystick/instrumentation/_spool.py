@@ -1,0 +1,163 @@
+"""The spool: a finished call is one ``write`` to a file before the app gets control back.
+
+The page cache keeps what a killed process wrote, so SIGKILL, ``os._exit`` and fork lose nothing; a background thread
+(`_ship`) sends segments on and removes them.  The stock BatchSpanProcessor holds spans in memory and loses them all on
+SIGTERM, SIGKILL, fork and ``os._exit``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tallystick.model.segment import SUFFIX, Kind, encode_record, lock, write_all
+
+log = logging.getLogger("tallystick.spool")
+
+SEGMENT_BYTES_MAX = 1024 * 1024
+NEW_FILE = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+
+_spools: weakref.WeakSet[Spool] = weakref.WeakSet()
+
+
+@dataclass(slots=True)
+class Segment:
+    """A file of this process's; its lock is held until it is closed."""
+
+    path: Path
+    fd: int
+    size: int = 0
+    records: int = 0
+
+
+class Spool:
+    """The segments of this process: one that is written, and sealed ones that wait to be shipped.
+
+    Safe for threads.  After a fork the child starts with segments of its own and leaves the parent's alone.
+    """
+
+    def __init__(self, folder: Path, bytes_max: int, wake: Callable[[], None] = lambda: None) -> None:
+        self.folder = folder
+        self.bytes_max = bytes_max
+        self.wake = wake
+        """Called after a record was written; must return at once."""
+        self.dropped = 0
+        """Records that could not be kept: the disk was full or the spool over its bound."""
+        self._reset()
+        _spools.add(self)
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._open: Segment | None = None
+        self._sealed: list[Segment] = []
+        self._told = False
+
+    def after_fork(self) -> None:
+        """Start afresh in a forked child; the parent's segments stay the parent's."""
+        # The inherited descriptors share the parent's locks: closing ours leaves the parent's in force.
+        for segment in [*self._sealed, *filter(None, [self._open])]:
+            os.close(segment.fd)
+        self.dropped = 0
+        self._reset()
+
+    def append(self, payload: bytes) -> None:
+        """Write one OTLP payload; on a full or unwritable disk count it as dropped and say so once."""
+        record = encode_record(Kind.TRACES, payload, time.time_ns())
+        if os.getpid() != self._pid:  # forked by C code (uWSGI), which runs no fork hook of Python's
+            self.after_fork()
+        with self._lock:
+            try:
+                segment = self._open or self._new()
+                write_all(segment.fd, record)
+            except OSError as error:
+                self._drop(error)
+                return
+            segment.size += len(record)
+            segment.records += 1
+            if segment.size >= SEGMENT_BYTES_MAX:
+                self._seal()
+        self.wake()
+
+    def seal(self) -> list[Segment]:
+        """Close the current segment for writing and return all that wait to be shipped, the oldest first."""
+        with self._lock:
+            if self._open is not None and self._open.size:
+                self._seal()
+            return list(self._sealed)
+
+    def remove(self, segment: Segment) -> None:
+        """Forget a segment whose records are safe elsewhere."""
+        with self._lock:
+            if segment in self._sealed:
+                self._sealed.remove(segment)
+                _unlink(segment)
+
+    def take_dropped(self) -> int:
+        """Return how many records were dropped since the last time, and start to count anew."""
+        with self._lock:
+            dropped, self.dropped = self.dropped, 0
+        return dropped
+
+    def close(self) -> None:
+        """Let go of all segments: empty ones are removed, the others are left for whoever adopts them."""
+        with self._lock:
+            for segment in [*self._sealed, *filter(None, [self._open])]:
+                if segment.size:
+                    os.close(segment.fd)
+                else:
+                    _unlink(segment)
+            self._sealed, self._open = [], None
+
+    def _new(self) -> Segment:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        while True:
+            path = self.folder / f"{time.time_ns():020d}-{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
+            fd = os.open(path, NEW_FILE, 0o600)
+            # Between the two calls somebody who looks for orphans may have locked or even removed it.
+            if lock(fd) and os.fstat(fd).st_nlink:
+                self._open = Segment(path, fd)
+                return self._open
+            os.close(fd)
+
+    def _seal(self) -> None:
+        assert self._open is not None, "only an open segment is sealed"
+        self._sealed.append(self._open)
+        self._open = None
+        while len(self._sealed) > 1 and sum(segment.size for segment in self._sealed) > self.bytes_max:
+            oldest = self._sealed.pop(0)
+            self.dropped += oldest.records
+            _unlink(oldest)
+            self._say(f"it holds more than {self.bytes_max} bytes and the collector takes none")
+
+    def _drop(self, error: OSError) -> None:
+        self.dropped += 1
+        # A half-written record would hide what is appended behind it until the reader finds the next one.
+        if self._open is not None:
+            self._seal()
+        self._say(str(error))
+
+    def _say(self, reason: str) -> None:
+        if not self._told:
+            self._told = True
+            log.warning("the spool in %s drops records (%s); the app goes on", self.folder, reason)
+
+
+def _unlink(segment: Segment) -> None:
+    segment.path.unlink(missing_ok=True)
+    os.close(segment.fd)
+
+
+def _after_fork() -> None:
+    for spool in list(_spools):
+        spool.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

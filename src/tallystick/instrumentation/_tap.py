@@ -1,0 +1,167 @@
+"""Listens to a response's body as the app reads it, and tells how it ended, exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import weakref
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import cache
+from typing import Any
+
+from tallystick.instrumentation._attempts import outcome_of_transport
+from tallystick.instrumentation._guard import guard
+from tallystick.instrumentation._wire import StreamReader
+from tallystick.model.failures import Outcome
+
+# What is still being read when the process ends; weak, so that a dropped stream is noticed by its own end.
+open_recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
+
+
+class Recorder:
+    """Follows one body; calls ``done`` once, whatever ends it: its marker, its last byte, close, or an error."""
+
+    def __init__(
+        self, reader: StreamReader, encoding: str, on_content: Callable[[], None], done: Callable[[Recorder], None]
+    ) -> None:
+        self.reader = reader
+        self.outcome = Outcome.OK
+        self.exception: str | None = None
+        self._on_content = on_content
+        self._done = done
+        self._over = False
+        self._decode = _decoder(encoding)
+        open_recorders.add(self)
+
+    def feed(self, chunk: bytes) -> None:
+        """Take bytes as they came over the wire."""
+        if self._over or self._decode is None:
+            return
+        reader = self.reader
+        reader.feed(self._decode(chunk))
+        if reader.first_content and self._on_content is not None:
+            self._on_content()
+            self._on_content = None  # type: ignore[assignment]
+        # Some SDK versions never close a stream after its last event or an error event.
+        if reader.complete or reader.failed:
+            self.over()
+
+    def over(self, error: BaseException | None = None, *, exhausted: bool = False) -> None:
+        """The body has ended; the first word counts."""
+        if self._over:
+            return
+        self._over = True
+        open_recorders.discard(self)
+        if exhausted and not self.reader.complete:
+            self.reader.end()
+        self.outcome = self._outcome(error, exhausted)
+        if error is not None and self.outcome is not Outcome.ABANDONED:
+            self.exception = type(error).__qualname__
+        self._done(self)
+
+    def _outcome(self, error: BaseException | None, exhausted: bool) -> Outcome:
+        reader = self.reader
+        if reader.failed or reader.complete:
+            return reader.answer.outcome
+        if isinstance(error, asyncio.CancelledError | KeyboardInterrupt):
+            return Outcome.CANCELLED
+        if isinstance(error, Exception):
+            transport = outcome_of_transport(type(error).__name__)
+            return Outcome.STREAM_INTERRUPTED if transport is Outcome.CONNECTION else transport
+        # A body that is over without its terminal marker was cut by somebody on the way.
+        return Outcome.STREAM_INTERRUPTED if exhausted else Outcome.ABANDONED
+
+
+def _decoder(encoding: str) -> Callable[[bytes], bytes] | None:
+    """Return what undoes a content encoding, None for one that we cannot undo."""
+    if encoding in {"", "identity"}:
+        return bytes
+    if encoding in {"gzip", "deflate"}:
+        return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress
+    return None
+
+
+def tap(response: Any, recorder: Recorder, *, asynchronous: bool) -> None:
+    """Make ``recorder`` hear the body of ``response``, an unread httpx or httpx2 response."""
+    library = type(response).__module__.partition(".")[0]
+    kind = _async_tap(library) if asynchronous else _sync_tap(library)
+    response.stream = kind(response.stream, recorder)
+
+
+# The stream must be of the very library that made the response: httpx and httpx2 both check it.
+@cache
+def _sync_tap(library: str) -> type:
+    class Tap(sys.modules[library].SyncByteStream):  # type: ignore[misc]
+        def __init__(self, stream: Any, recorder: Recorder) -> None:
+            self._stream = stream
+            self._recorder = recorder
+
+        def __iter__(self) -> Iterator[bytes]:
+            recorder = self._recorder
+            try:
+                for chunk in self._stream:
+                    with guard("the reading of a stream"):
+                        recorder.feed(chunk)
+                    yield chunk
+            except BaseException as error:
+                with guard("the end of a stream"):
+                    recorder.over(None if isinstance(error, GeneratorExit) else error)
+                raise
+            with guard("the end of a stream"):
+                recorder.over(exhausted=True)
+
+        def close(self) -> None:
+            try:
+                self._stream.close()
+            finally:
+                with guard("the end of a stream"):
+                    self._recorder.over()
+
+        def __del__(self) -> None:
+            with guard("the end of a stream"):
+                self._recorder.over()
+
+    return Tap
+
+
+@cache
+def _async_tap(library: str) -> type:
+    class AsyncTap(sys.modules[library].AsyncByteStream):  # type: ignore[misc]
+        def __init__(self, stream: Any, recorder: Recorder) -> None:
+            self._stream = stream
+            self._recorder = recorder
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            recorder = self._recorder
+            try:
+                async for chunk in self._stream:
+                    with guard("the reading of a stream"):
+                        recorder.feed(chunk)
+                    yield chunk
+            except BaseException as error:
+                with guard("the end of a stream"):
+                    recorder.over(None if isinstance(error, GeneratorExit) else error)
+                raise
+            with guard("the end of a stream"):
+                recorder.over(exhausted=True)
+
+        async def aclose(self) -> None:
+            try:
+                await self._stream.aclose()
+            finally:
+                with guard("the end of a stream"):
+                    self._recorder.over()
+
+        def __del__(self) -> None:
+            with guard("the end of a stream"):
+                self._recorder.over()
+
+    return AsyncTap
+
+
+def end_open_streams() -> None:
+    """Tell every body that is still being read that it is over: the process ends."""
+    for recorder in list(open_recorders):
+        with guard("the end of a stream"):
+            recorder.over()

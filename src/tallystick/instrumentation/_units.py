@@ -1,0 +1,154 @@
+"""A billable response as it stands on a span: raw usage, what pricing needs to know, and what it costs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tallystick.instrumentation._routes import Route
+from tallystick.instrumentation._wire import Answer
+from tallystick.model import attributes as names
+from tallystick.model.receipt import CostStatus, Receipt
+from tallystick.model.usage import Usage
+from tallystick.pricing import price
+
+CHARACTERS_PER_TOKEN = 4
+"""For estimates only; measured error up to 94 % on odd text, see docs/prices.md."""
+
+# From the best to the worst: a call is as sure as its weakest unit.
+_WEAKER = (CostStatus.EXACT, CostStatus.PROVIDER_REPORTED, CostStatus.ESTIMATED, CostStatus.UNKNOWN)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """One billable response and its receipt."""
+
+    answer: Answer
+    receipt: Receipt
+    facts: Mapping[str, Any]
+
+
+def price_unit(
+    answer: Answer, route: Route, request: Mapping[str, Any], place: Place, at: str, *, streamed: bool
+) -> Unit:
+    """Return the unit of an answer.
+
+    What an event stream did not say of its usage (it was cut, or nobody asked for it) is estimated from the request and
+    the text that was streamed, and the unit is marked so.
+    """
+    usage, estimated = _completed(answer, route, request) if streamed else (answer.usage, False)
+    params = {**place.params, **_told(answer, request)}
+    if route.api == "speech":
+        params["input_characters"] = len(str(request.get("input", "")))
+    model = answer.model or request.get("model")
+    receipt = price(place.provider, str(model), usage, api=route.api, timestamp=at, **params)
+    status = CostStatus.ESTIMATED if estimated and receipt.cost_usd is not None else receipt.status
+    facts = {
+        "id": answer.id,
+        "provider": place.provider,
+        "model": model,
+        "api": route.api,
+        "usage": usage,
+        "params": params,
+        "at": at,
+        "estimated": estimated,
+        "cost_usd": None if receipt.cost_usd is None else format(receipt.cost_usd, "f"),
+        "cost_status": status.value,
+        "price_version": receipt.price_version,
+    }
+    return Unit(answer=answer, receipt=receipt, facts=facts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where calls of a client go, and who bills there."""
+
+    provider: str
+    params: Mapping[str, Any]
+    """What pricing must know of the place: its base URL, unless the user has said who is behind it."""
+    address: str
+    port: int | None
+
+
+def _told(answer: Answer, request: Mapping[str, Any]) -> dict[str, Any]:
+    told = {
+        "service_tier": answer.service_tier,
+        "requested_service_tier": request.get("service_tier"),
+        "tool_usage": answer.tool_usage,
+    }
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _completed(answer: Answer, route: Route, request: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    """Return the usage of a stream, with what it did not say estimated, and whether anything was."""
+    usage = dict(answer.usage or {})
+    if _output_key(route.api) in usage:
+        return usage, False
+    usage.setdefault(_input_key(route.api), _tokens(len(json.dumps(_prompt(request), ensure_ascii=False, default=str))))
+    usage[_output_key(route.api)] = _tokens(answer.streamed_characters)
+    return usage, True
+
+
+def _prompt(request: Mapping[str, Any]) -> list[Any]:
+    return [
+        request[name] for name in ("system", "instructions", "messages", "input", "prompt", "tools") if name in request
+    ]
+
+
+def _tokens(characters: int) -> int:
+    return -(-characters // CHARACTERS_PER_TOKEN)
+
+
+def _input_key(api: str) -> str:
+    return "prompt_tokens" if api in {"chat", "completions"} else "input_tokens"
+
+
+def _output_key(api: str) -> str:
+    return "completion_tokens" if api in {"chat", "completions"} else "output_tokens"
+
+
+def unit_attributes(units: Iterable[Unit]) -> dict[str, Any]:
+    """Return what the units put on the span of their call."""
+    units = list(units)
+    found: dict[str, Any] = {names.UNITS: json.dumps([unit.facts for unit in units], separators=(",", ":"))}
+    if not units:
+        return found
+    last = units[-1].answer
+    found |= _said({
+        names.RESPONSE_ID: last.id,
+        names.RESPONSE_MODEL: last.model,
+        names.RESPONSE_FINISH_REASONS: last.stop_reasons or None,
+    })  # fmt: skip
+    found |= _usage(unit.receipt.usage for unit in units)
+    found[names.COST_STATUS] = max((unit.facts["cost_status"] for unit in units), key=_rank)
+    costs = [unit.receipt.cost_usd for unit in units if unit.receipt.cost_usd is not None]
+    if len(costs) == len(units):
+        found[names.COST_AMOUNT] = float(sum(costs))  # for other backends; the exact figure is in the units
+        found[names.COST_CURRENCY] = "USD"
+    return found
+
+
+def _rank(status: str) -> int:
+    return _WEAKER.index(CostStatus(status))
+
+
+def _said(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in attributes.items() if value is not None}
+
+
+def _usage(usages: Iterable[Usage | None]) -> dict[str, int]:
+    known = [usage for usage in usages if usage is not None]
+    if not known:
+        return {}
+    totals = {
+        names.INPUT_TOKENS: sum(usage.input_tokens for usage in known),
+        names.OUTPUT_TOKENS: sum(usage.output_tokens for usage in known),
+    }
+    parts = {
+        names.CACHE_READ_TOKENS: sum(usage.cache_read_tokens for usage in known),
+        names.CACHE_WRITE_TOKENS: sum(usage.cache_write_tokens for usage in known),
+        names.REASONING_TOKENS: sum(usage.reasoning_tokens for usage in known),
+    }
+    return totals | {name: count for name, count in parts.items() if count}
