@@ -7,11 +7,12 @@ import math
 import socket
 import ssl
 from base64 import b64encode
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http.client import HTTPConnection, HTTPException, HTTPSConnection, IncompleteRead, RemoteDisconnected
 from ipaddress import ip_address
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import Request, getproxies, proxy_bypass
@@ -115,7 +116,7 @@ def _word(body: str) -> str:
 
 
 def _retry_after_s(answer: WebhookResponse, now: datetime) -> float | None:
-    """Return what the answer asks to wait, in seconds, or None.  It is a number or a date (RFC 9110, section 10.2.3)."""
+    """Return what the answer asks to wait, in seconds, or None.  A number or a date: RFC 9110, section 10.2.3."""
     value = answer.headers.get("retry-after", "")
     try:
         asked_s = float(value)
@@ -141,7 +142,9 @@ class _Exchange(WebhookClient):
         self.failure = "a fault of tallystick's own; its traceback is in the log"
         self.was_sent = False
         """Whether bytes of the request left; if so it may have arrived."""
-        self._connection: HTTPConnection | None = None
+        self._socket: socket.socket | None = None
+        self._lock = Lock()
+        self._is_left = False
         self._done = Event()
         self._answer: WebhookResponse | None = None
 
@@ -163,28 +166,33 @@ class _Exchange(WebhookClient):
             self._done.set()
 
     def _hang_up(self) -> None:
-        """End the thread's wait for a byte; it may just have ended by itself."""
-        sock = self._connection.sock if self._connection else None
-        if sock is not None:
-            try:
-                sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                return
+        """Leave the thread, and end its wait for a byte; it may just have ended by itself."""
+        with self._lock:
+            self._is_left = True
+        if self._socket is not None:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    def _start_sending(self, sock: socket.socket | None) -> None:
+        """Note that bytes leave from now on; a thread that was left must not send, nobody would know of it."""
+        with self._lock:
+            if self._is_left:
+                raise TimeoutError
+            self._socket = sock  # http.client forgets it once the answer has begun
+            self.was_sent = True
 
     def _perform_http_request_internal(self, url: str, req: Request) -> WebhookResponse:
         parts = urlsplit(url)
-        self._connection = connection = _connection(parts, self.deadline_s)
-        try:
+        connection = _connection(parts, self.deadline_s)
+        with closing(connection):
             connection.connect()
-            self.was_sent = True
+            self._start_sending(connection.sock)
             target = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
             connection.request("POST", target, body=req.data, headers=dict(req.header_items()))
-            response = connection.getresponse()
-            body = response.read(ANSWER_BYTES_MAX)
-            if response.length and len(body) < ANSWER_BYTES_MAX:  # http.client tells only of a cut chunked answer
-                raise IncompleteRead(body, response.length)
-        finally:
-            connection.close()
+            with closing(connection.getresponse()) as response:
+                body = response.read(ANSWER_BYTES_MAX)
+                if response.length and len(body) < ANSWER_BYTES_MAX:  # http.client tells only of a cut chunked answer
+                    raise IncompleteRead(body, response.length)
         headers: dict[str, Any] = {name.lower(): value for name, value in response.getheaders()}
         return WebhookResponse(
             url=url, status_code=response.status, body=body.decode(errors="replace"), headers=headers
