@@ -1,0 +1,14 @@
+"""What a call costs, and why: usage on the wire in, receipt out.
+
+    receipt = price("anthropic", "claude-sonnet-4-5", {"input_tokens": 1200, "output_tokens": 350}, api="messages")
+    receipt.cost_usd  # Decimal("0.00885")
+
+The standard library only, so that an instrumented app carries no price library.
+"""
+
+from __future__ import annotations
+
+from tallystick.pricing._book import Book, load_book
+from tallystick.pricing._receipts import Refusal, price, read_usage
+
+__all__ = ["Book", "Refusal", "load_book", "price", "read_usage"]

@@ -1,0 +1,125 @@
+"""The override file: TOML in, checked entries out.  Its format is a page of the docs: docs/prices.md."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date, time
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+from tallystick.errors import SettingsError
+from tallystick.pricing._items import UNITS
+
+Entry = dict[str, Any]
+
+_ALWAYS = ("source", "checked")
+_TIMES = ("from", "until")
+_KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    # table: (needed, allowed besides)
+    "price": (
+        ("provider", "model"),
+        (*_TIMES, *_ALWAYS, *UNITS, "when", "above", "hours", "weekdays", "replace", "unpublished", "free", "minimum"),
+    ),
+    "alias": (("provider", "name", "model"), _ALWAYS),
+    "multiplier": (("provider", "models", "when", "factor"), (*_TIMES, *_ALWAYS, "estimated")),
+    "fee": (("provider", "item", "price"), (*_TIMES, *_ALWAYS)),
+    "ratio": (("provider", "item", "of", "factor"), (*_ALWAYS, "needs")),
+    "host": (("host", "provider"), ("path", *_ALWAYS)),
+}
+_WHEN = {
+    "price": frozenset({"service_tier", "batch", "speed"}),
+    "multiplier": frozenset({"service_tier", "batch", "speed", "geo", "host", "endpoint"}),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overrides:
+    """The entries of one override file, by table, in their order; money is still text."""
+
+    version: str
+    tables: Mapping[str, list[Entry]] = field(default_factory=dict)
+
+    def __getitem__(self, table: str) -> list[Entry]:
+        return self.tables.get(table, [])
+
+
+def read_overrides(path: Path) -> Overrides:
+    """Return what ``path`` says; raise `SettingsError`, naming file, table and key, when a line of it is wrong."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not TOML: {error}") from error
+    version = str(document.pop("version", ""))
+    for table, entries in document.items():
+        if table not in _KEYS or not isinstance(entries, list):
+            raise SettingsError(f"{path}: unknown table '{table}'; known: [[{']], [['.join(_KEYS)}]]")
+        for number, entry in enumerate(entries, 1):
+            _check(entry, table, f"{path}: [[{table}]] number {number}")
+    return Overrides(version=version, tables=document)
+
+
+def _check(entry: object, table: str, where: str) -> None:
+    if not isinstance(entry, dict):
+        raise SettingsError(f"{where}: is not a table")
+    needed, besides = _KEYS[table]
+    for key in needed:
+        if key not in entry:
+            raise SettingsError(f"{where}: '{key}' is missing; needed: {', '.join(needed)}")
+    for key, value in entry.items():
+        if key not in needed and key not in besides:
+            raise SettingsError(f"{where}: unknown key '{key}'; known: {', '.join((*needed, *besides))}")
+        _check_value(key, value, table, where)
+
+
+def _check_value(key: str, value: object, table: str, where: str) -> None:
+    if key in UNITS or key in {"factor", "price"}:
+        _check_decimal(key, value, where)
+    elif key in {"from", "until", "checked"}:
+        _check_date(key, value, where)
+    elif key == "when":
+        _check_when(value, table, where)
+    elif key == "hours":
+        _check_hours(value, where)
+    elif key in {"models", "weekdays", "unpublished"} and not isinstance(value, list):
+        raise SettingsError(f"{where}: {key} = {value!r} is not a list")
+    elif key in {"above", "minimum"} and not (isinstance(value, int) and value > 0):
+        raise SettingsError(f"{where}: {key} = {value!r} is not a whole number above 0")
+    elif key in {"item", "of", "needs"} and value not in UNITS:
+        raise SettingsError(f"{where}: {key} = {value!r} is nothing that can be charged; known: {', '.join(UNITS)}")
+
+
+def _check_decimal(key: str, value: object, where: str) -> None:
+    """A price is text, so that no digit is lost on the way: 0.1 as a TOML float is not 0.1."""
+    try:
+        amount = Decimal(value) if isinstance(value, str) else None
+    except InvalidOperation:
+        amount = None
+    if amount is None or not amount.is_finite() or amount < 0:
+        raise SettingsError(f'{where}: {key} = {value!r} is not a price; write a decimal in quotes, {key} = "2.50"')
+
+
+def _check_date(key: str, value: object, where: str) -> None:
+    try:
+        date.fromisoformat(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise SettingsError(f'{where}: {key} = {value!r} is not a day; write {key} = "2026-11-21"') from None
+
+
+def _check_when(value: object, table: str, where: str) -> None:
+    known = _WHEN[table]
+    if not isinstance(value, dict) or not value or set(value) - known:
+        raise SettingsError(f"{where}: when = {value!r}; it takes {', '.join(sorted(known))}")
+
+
+def _check_hours(value: object, where: str) -> None:
+    try:
+        for span in value:  # type: ignore[attr-defined]
+            start, _, end = span.partition("-")
+            time.fromisoformat(start), time.fromisoformat(end)
+    except (TypeError, ValueError, AttributeError):
+        raise SettingsError(f'{where}: hours = {value!r}; write UTC hours like ["01:00-04:00"]') from None
