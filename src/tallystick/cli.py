@@ -148,8 +148,10 @@ def parser() -> argparse.ArgumentParser:
     shown.add_argument("model")
     shown.add_argument("--at", metavar="DATE", help="on that day (default: today)")
 
-    running = command(run_app, "run")
-    running.add_argument("command", nargs=argparse.REMAINDER, metavar="app.py [args] | -m module [args]")
+    # No dash begins an option of ours here: all words are the program's, -m among them.
+    running = commands.add_parser("run", help=run_app.__doc__, prefix_chars="\0", add_help=False)
+    running.add_argument("command", nargs=argparse.REMAINDER)
+    running.set_defaults(function=run_app)
     return top
 
 

@@ -16,6 +16,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, Status, StatusCode, set_span_in_context
 
 from tallystick.instrumentation._attempts import CALL_KEY, outcome_of_transport
+from tallystick.instrumentation._include_usage import HIDE
 from tallystick.instrumentation._routes import Route
 from tallystick.instrumentation._tap import Recorder, tap
 from tallystick.instrumentation._units import Place, Unit, price_unit, unit_attributes
@@ -56,8 +57,10 @@ class Call:
         self, tracing: Tracing, route: Route, place: Place, request: Mapping[str, Any], told: dict[str, Any]
     ) -> None:
         self.attempts = 0
-        self._route = route
-        self._place = place
+        self.route = route
+        self.place = place
+        self.asked_for_usage = False
+        """True while what is sent has ``include_usage`` by our doing."""
         self._request = request
         self._units: list[Unit] = []
         self._outcome = Outcome.OK
@@ -75,12 +78,12 @@ class Call:
 
     def _asked(self, model: object) -> dict[str, Any]:
         asked: dict[str, Any] = {
-            names.OPERATION: self._route.operation,
-            names.PROVIDER: self._place.provider,
-            names.SERVER_ADDRESS: self._place.address,
+            names.OPERATION: self.route.operation,
+            names.PROVIDER: self.place.provider,
+            names.SERVER_ADDRESS: self.place.address,
         }
-        if self._place.port is not None:
-            asked[names.SERVER_PORT] = self._place.port
+        if self.place.port is not None:
+            asked[names.SERVER_PORT] = self.place.port
         if isinstance(model, str):
             asked[names.REQUEST_MODEL] = model
         if self._request.get("stream") is True:
@@ -101,8 +104,10 @@ class Call:
 
     def answered(self, response: Any, *, asynchronous: bool) -> None:
         """Read a 2xx response, before the SDK parses it: now if its body is here, else as the app reads it."""
-        if not self._route.billed or not 200 <= response.status_code < 300:
+        if not self.route.billed or not 200 <= response.status_code < 300:
             return
+        if self.asked_for_usage:
+            response.extensions[HIDE] = True
         content = _content(response)
         kind = response.headers.get("content-type", "")
         if content is None:
@@ -115,7 +120,7 @@ class Call:
             self._take(Answer(), streamed=False)
 
     def _read(self, content: bytes) -> Answer:
-        if self._route.api == "embeddings":
+        if self.route.api == "embeddings":
             # Their vectors are most of the body, and no text of the app's is in it: read the end alone.
             return _read_embeddings(content)
         try:
@@ -124,7 +129,7 @@ class Call:
             return Answer(outcome=Outcome.INVALID_OUTPUT)
 
     def _listen(self, response: Any, kind: str, *, asynchronous: bool) -> None:
-        reader = stream_reader(self._route.api) if "event-stream" in kind else WholeBody()
+        reader = stream_reader(self.route.api) if "event-stream" in kind else WholeBody()
         encoding = response.headers.get("content-encoding", "").strip().lower()
         with self._lock:
             self._reading += 1
@@ -151,7 +156,7 @@ class Call:
         if answer.error_code:
             self._more[names.ERROR_CODE] = answer.error_code
         at = datetime.fromtimestamp(self._start_ns / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        self._units.append(price_unit(answer, self._route, self._request, self._place, at, streamed=streamed))
+        self._units.append(price_unit(answer, self.route, self._request, self.place, at, streamed=streamed))
 
     def _worsen(self, outcome: Outcome) -> None:
         if outcome is not Outcome.OK:

@@ -16,6 +16,14 @@ from tallystick.instrumentation._attempts import AttemptTracing
 from tallystick.instrumentation._call import Call, current_call
 from tallystick.instrumentation._caller import caller
 from tallystick.instrumentation._guard import guard
+from tallystick.instrumentation._include_usage import (
+    HIDE,
+    asking,
+    is_refusal,
+    wants_usage,
+    without_usage,
+    without_usage_async,
+)
 from tallystick.instrumentation._keys import Fingerprints
 from tallystick.instrumentation._routes import route_of
 from tallystick.instrumentation._settings import Settings
@@ -46,7 +54,7 @@ class Hooks:
             return wrapped(*args, **kwargs)
         token = call.enter()
         try:
-            result = wrapped(*args, **kwargs)
+            result = self._send(call, wrapped, args, kwargs)
         except BaseException as error:
             with guard("the end of a failed call"):
                 call.failed(error)
@@ -64,7 +72,7 @@ class Hooks:
             return await wrapped(*args, **kwargs)
         token = call.enter()
         try:
-            result = await wrapped(*args, **kwargs)
+            result = await self._send_async(call, wrapped, args, kwargs)
         except BaseException as error:
             with guard("the end of a failed call"):
                 call.failed(error)
@@ -74,6 +82,56 @@ class Hooks:
         with guard("the end of a call"):
             call.returned()
         return result
+
+    def _send(self, call: Call, wrapped: Wrapped, args: Any, kwargs: Any) -> Any:
+        """Let the SDK send; first with the usage asked for where that is ours to do."""
+        asking = self._asking(call, args, kwargs)
+        if asking is None:
+            return wrapped(*args, **kwargs)
+        try:
+            return wrapped(*asking[0], **asking[1])
+        except Exception as error:
+            if not is_refusal(error, call.place):
+                raise
+        call.asked_for_usage = False
+        return wrapped(*args, **kwargs)
+
+    async def _send_async(self, call: Call, wrapped: Wrapped, args: Any, kwargs: Any) -> Any:
+        """As `_send`."""
+        asking = self._asking(call, args, kwargs)
+        if asking is None:
+            return await wrapped(*args, **kwargs)
+        try:
+            return await wrapped(*asking[0], **asking[1])
+        except Exception as error:
+            if not is_refusal(error, call.place):
+                raise
+        call.asked_for_usage = False
+        return await wrapped(*args, **kwargs)
+
+    def _asking(self, call: Call, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        with guard("the request for a stream's usage"):
+            if wants_usage(_options(args, kwargs), call.route, call.place):
+                arguments = asking(args, kwargs)
+                call.asked_for_usage = True
+                return arguments
+        return None
+
+    def stream(self, wrapped: Wrapped, stream: Any, args: Any, kwargs: Any) -> Any:
+        """Around ``openai.Stream.__stream__``."""
+        chunks = wrapped(*args, **kwargs)
+        with guard("the hiding of a usage chunk"):
+            if stream.response.extensions.get(HIDE):
+                return without_usage(chunks)
+        return chunks
+
+    def stream_async(self, wrapped: Wrapped, stream: Any, args: Any, kwargs: Any) -> Any:
+        """Around ``openai.AsyncStream.__stream__``."""
+        chunks = wrapped(*args, **kwargs)
+        with guard("the hiding of a usage chunk"):
+            if stream.response.extensions.get(HIDE):
+                return without_usage_async(chunks)
+        return chunks
 
     def process_response(self, wrapped: Wrapped, client: Any, args: Any, kwargs: Any) -> Any:
         """Around ``SyncAPIClient._process_response``."""
@@ -102,7 +160,7 @@ class Hooks:
         if not self.enabled:
             return None
         with guard("the start of a call"):
-            options = kwargs["options"] if "options" in kwargs else args[1]
+            options = _options(args, kwargs)
             route = route_of(options.method, options.url)
             if route is None:
                 return None
@@ -135,3 +193,7 @@ class Hooks:
             address=parts.hostname or "",
             port=parts.port,
         )
+
+
+def _options(args: Any, kwargs: Any) -> Any:
+    return kwargs["options"] if "options" in kwargs else args[1]

@@ -24,8 +24,6 @@ from tallystick.instrumentation._spool import Spool
 from tallystick.instrumentation._tap import end_open_streams
 from tallystick.instrumentation._tracing import Tracing
 
-SDKS = ("anthropic", "openai")
-
 
 @dataclass(slots=True)
 class _Installation:
@@ -105,8 +103,8 @@ def _install(settings: Settings) -> _Installation:
     spool.wake = shipper.wake
     attempts = AttemptTracing(tracing.provider)
     installation = _Installation(settings, spool, shipper, tracing, attempts, Hooks(settings, tracing, attempts))
-    for sdk in SDKS:
-        _when_imported(f"{sdk}._base_client", installation)
+    for name in ("anthropic._base_client", "openai._base_client", "openai._streaming"):
+        _when_imported(name, installation)
     atexit.register(_leave, installation)
     installation.undo.append(lambda: atexit.unregister(_leave))
     return installation
@@ -168,7 +166,7 @@ class _PatchingLoader(wrapt.ObjectProxy):  # type: ignore[type-arg]
 
 
 def _patch(module: ModuleType, installation: _Installation) -> None:
-    """Patch one SDK's base client; a target that is missing disables that target alone."""
+    """Patch one module of an SDK; a target that is missing disables that target alone."""
     hooks = installation.hooks
     targets: list[tuple[str, Callable[..., Any]]] = [
         ("SyncAPIClient.request", hooks.request),
@@ -178,6 +176,8 @@ def _patch(module: ModuleType, installation: _Installation) -> None:
     ]
     if hasattr(module, "start_api_call_span"):  # anthropic >= 1.14
         targets.append(("start_api_call_span", hooks.start_native_span))
+    if module.__name__.endswith("._streaming"):
+        targets = [("Stream.__stream__", hooks.stream), ("AsyncStream.__stream__", hooks.stream_async)]
     for path, wrapper in targets:
         with guard(f"the patching of {module.__name__}.{path}"):
             installation.undo.append(_wrap(module, path, wrapper))

@@ -174,7 +174,7 @@ _CHAT_MARKS = (b'"usage":{', b'"usage": {', b'"finish_reason":"', b'"finish_reas
 
 
 class ChatStream(StreamReader):
-    """OpenAI chat and legacy completions: no event names; usage, if asked for, in the last chunk; ``[DONE]`` ends it."""
+    """OpenAI chat and legacy completions: no event names; usage in the last chunk, if asked for; ``[DONE]`` ends."""
 
     def on_data(self, event: bytes, data: bytes) -> None:
         if data[:6] == b"[DONE]":

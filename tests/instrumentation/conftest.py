@@ -1,0 +1,108 @@
+"""A loopback provider, a receiver where the collector would be, and the SDKs instrumented between them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tallystick
+from fakes.provider import Provider, running_provider
+from fakes.receiver import Receiver, running_receiver
+
+
+@dataclass
+class Seen:
+    """A span as the receiver got it."""
+
+    name: str
+    id: str
+    parent: str
+    trace: str
+    status: int
+    start_ns: int
+    end_ns: int
+    attributes: dict[str, Any]
+
+    @property
+    def units(self) -> list[dict[str, Any]]:
+        units: list[dict[str, Any]] = json.loads(self.attributes["tallystick.units"])
+        return units
+
+    @property
+    def outcome(self) -> str:
+        return str(self.attributes["tallystick.outcome"])
+
+
+class Ledger:
+    """What arrived, told apart."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+
+    def spans(self) -> list[Seen]:
+        assert tallystick.flush()
+        return [_seen(span) for span in self._receiver.spans()]
+
+    def calls(self) -> list[Seen]:
+        return [span for span in self.spans() if "tallystick.outcome" in span.attributes]
+
+    def call(self) -> Seen:
+        [call] = self.calls()
+        return call
+
+    def attempts(self) -> list[Seen]:
+        return [span for span in self.spans() if span.attributes.get("tallystick.attempt")]
+
+
+def _seen(span: Any) -> Seen:
+    return Seen(
+        name=span.name,
+        id=span.span_id.hex(),
+        parent=span.parent_span_id.hex(),
+        trace=span.trace_id.hex(),
+        status=span.status.code,
+        start_ns=span.start_time_unix_nano,
+        end_ns=span.end_time_unix_nano,
+        attributes={item.key: _value(item.value) for item in span.attributes},
+    )
+
+
+def _value(value: Any) -> Any:
+    kind = value.WhichOneof("value")
+    if kind == "array_value":
+        return [_value(item) for item in value.array_value.values]
+    return getattr(value, kind)
+
+
+@pytest.fixture(scope="session")
+def provider_server() -> Iterator[Provider]:
+    with running_provider() as provider:
+        yield provider
+
+
+@pytest.fixture
+def provider(provider_server: Provider) -> Provider:
+    provider_server.reset()
+    return provider_server
+
+
+@pytest.fixture
+def ledger(provider: Provider, tmp_path: Path) -> Iterator[Ledger]:
+    """Instrument this process, the provider's two addresses mapped to the names they play."""
+    places = {provider.openai_url: "openai", provider.anthropic_url: "anthropic"}
+    with running_receiver() as receiver:
+        tallystick.instrument(
+            service="shop",
+            environment="test",
+            collector=receiver.url,
+            spool=tmp_path / "spool",
+            providers={url.partition("://")[2].rstrip("/"): name for url, name in places.items()},
+        )
+        try:
+            yield Ledger(receiver)
+        finally:
+            tallystick.uninstrument()

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from tallystick.instrumentation import _spool
+from tallystick.instrumentation._spool import Spool
+from tallystick.model.segment import Record, orphans, read_records
+
+APPEND = """
+import os, signal, sys
+from pathlib import Path
+from tallystick.instrumentation._spool import Spool
+spool = Spool(Path(sys.argv[1]), 1 << 28)
+for n in range(100):
+    spool.append(b"record %d" % n)
+{end}
+"""
+
+
+def spooled(folder: Path) -> list[bytes]:
+    return [
+        record.payload
+        for path in sorted(folder.glob("*.tly"))
+        for record in read_records(path.read_bytes())
+        if isinstance(record, Record)
+    ]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param("os.kill(os.getpid(), signal.SIGKILL)", id="SIGKILL"),
+        pytest.param("os.kill(os.getpid(), signal.SIGTERM)", id="SIGTERM"),
+        pytest.param("os._exit(0)", id="os._exit"),
+        pytest.param("pid = os.fork()\nif not pid: os._exit(0)\nos.waitpid(pid, 0); os._exit(0)", id="fork"),
+    ],
+)
+def test_a_process_that_dies_has_lost_nothing(tmp_path: Path, end: str) -> None:
+    subprocess.run([sys.executable, "-c", APPEND.format(end=end), str(tmp_path)], check=False, timeout=60)
+
+    assert spooled(tmp_path) == [b"record %d" % n for n in range(100)]
+    found = list(orphans(tmp_path))
+    assert len(found) == 1, "its segment can be adopted"
+    os.close(found[0][1])
+
+
+def test_a_forked_child_writes_a_segment_of_its_own(tmp_path: Path) -> None:
+    code = APPEND.format(end='os.fork()\nspool.append(b"from %d" % os.getpid())\nos._exit(0)')
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=60)
+    deadline = threading.Event()
+    for _ in range(100):  # the child may end a little after its parent
+        if len(spooled(tmp_path)) == 102:
+            break
+        deadline.wait(0.05)
+
+    assert len(list(tmp_path.glob("*.tly"))) == 2
+    assert len(spooled(tmp_path)) == 102
+
+
+def test_many_threads_tear_no_record(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, 1 << 28)
+    written = [b"%d" % n * 200 for n in range(8)]
+    threads = [threading.Thread(target=lambda p=p: [spool.append(p) for _ in range(200)]) for p in written]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(spooled(tmp_path)) == sorted(written * 200)
+
+
+def test_over_its_bound_the_oldest_goes_and_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_spool, "SEGMENT_BYTES_MAX", 1000)
+    spool = Spool(tmp_path, bytes_max=3000)
+    for n in range(20):
+        spool.append(b"%02d" % n * 250)
+
+    kept = spooled(tmp_path)
+
+    assert kept[-1] == b"19" * 250
+    assert spool.take_dropped() == 20 - len(kept)
+    assert spool.take_dropped() == 0, "each drop is reported once"
+
+
+def test_a_folder_that_cannot_be_written_drops_and_counts_but_never_raises(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    spool = Spool(tmp_path / "file" / "spool", 1 << 28)
+
+    spool.append(b"x")
+    spool.append(b"y")
+
+    assert spool.take_dropped() == 2
+
+
+def test_files_are_the_users_alone(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", 1 << 28)
+    spool.append(b"x")
+
+    assert (tmp_path / "spool").stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "spool").iterdir()} == {0o600}
+
+
+def test_a_segment_that_was_shipped_is_gone(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, 1 << 28)
+    spool.append(b"x")
+    [segment] = spool.seal()
+    spool.remove(segment)
+
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "the app's handlers are untouched"
