@@ -1,0 +1,202 @@
+"""One call: its attempts, its tokens, and its receipt line by line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import streamlit as st
+
+from tallystick.dashboard import charts, figures, frames, parts, words
+from tallystick.dashboard.view import View
+from tallystick.errors import CollectorRefusedError
+
+
+def show() -> None:
+    """Draw the call that ``?call=`` names by its id or the beginning of it; a later span may still add to it."""
+    if st.button("All calls", icon=":material/arrow_back:"):
+        st.query_params.pop("call", None)
+        st.rerun()
+    parts.live(_body)
+
+
+def _body(shown: View) -> None:
+    ask = parts.collector().ask
+    if not shown.call:
+        return
+    try:
+        answer, ledger = ask(f"calls/{_path(shown.call)}"), ask("ledger")
+    except CollectorRefusedError as error:
+        if error.status != HTTPStatus.NOT_FOUND:
+            raise
+        told = f"No call has the id {shown.call}. It may still be on its way, or be older than what is kept."
+        st.info(words.escape(told, 200), icon=":material/search_off:")
+        return
+    row = answer["call"]
+    _head(row, shown)
+    _receipts(answer["units"], row, shown)
+    _attempts(answer["attempts"], row)
+    _tokens(row)
+    _facts(row)
+    parts.footer(ledger, shown)
+
+
+def _path(call: str) -> str:
+    """Return the id as a path segment; an id has nothing but hex digits, so all else is taken out."""
+    return "".join(sign for sign in call.lower() if sign in "0123456789abcdef")[:32] or "0"
+
+
+def _head(row: Mapping[str, Any], shown: View) -> None:
+    title = f"{row['operation'] or 'call'} {row['model'] or ''}".strip()
+    st.subheader(words.escape(title, 80), anchor=False)
+    st.caption(words.escape(f"{words.stamp(row['started_at'], shown.zone)} · call {row['id']}", 200))
+    first = f"first content after {words.duration(row['first_chunk_ms'])}" if row["first_chunk_ms"] else "not streamed"
+    well = row["outcome"] == "ok"
+    parts.tiles(
+        [
+            figures.Tile(label="Cost", value=words.usd(row["cost_usd"]), versus=_trust(row)),
+            figures.Tile(
+                label="Outcome",
+                value="answered" if well else "failed",
+                versus=words.outcome(row["outcome"]) if not well else _finish(row),
+            ),
+            figures.Tile(label="Took", value=words.duration(row["latency_ms"]), versus=first),
+            figures.Tile(
+                label="Attempts",
+                value=words.count(row["attempts"]),
+                versus="no retry" if row["attempts"] <= 1 else words.plural(row["attempts"] - 1, "retry", "retries"),
+            ),
+        ]
+    )
+    if not well:
+        told = [words.outcome(row["outcome"])]
+        if row["error_code"]:
+            told.append(f"the provider's word: {row['error_code']}")
+        if row["exception"]:
+            told.append(f"your app saw {row['exception']}")
+        st.error(words.escape("; ".join(told) + ".", 400), icon=":material/error:")
+
+
+def _finish(row: Mapping[str, Any]) -> str:
+    reasons = ", ".join(str(reason) for reason in row["finish_reasons"] or ())
+    return f"finish: {reasons}" if reasons else "no finish reason told"
+
+
+def _trust(row: Mapping[str, Any]) -> str:
+    if not row["units"]:
+        return "nothing was billed"
+    return words.status(row["cost_status"])
+
+
+def _receipts(units: list[dict[str, Any]], row: Mapping[str, Any], shown: View) -> None:
+    st.markdown("**Receipt**")
+    if not units:
+        st.caption("The provider sent no billable response, so there is nothing to charge.")
+    for unit in units:
+        _receipt(unit, shown)
+    if len(units) > 1:
+        st.markdown(f"Call total: **{words.escape(words.usd(row['cost_usd']))}**")
+
+
+def _receipt(unit: Mapping[str, Any], shown: View) -> None:
+    receipt = unit["receipt"] or {"lines": [], "status": "unknown", "reason": "no receipt was stored"}
+    if receipt["lines"]:
+        st.dataframe(
+            frames.table([line(one) for one in receipt["lines"]], RECEIPT),
+            column_config={
+                name: st.column_config.TextColumn(name, alignment="right") for name in RECEIPT if name not in LEFT
+            },
+            hide_index=True,
+            height="content",
+            alt="Receipt: quantity times unit price times multiplier is cost",
+        )
+    cost = "unpriced" if unit["cost_usd"] is None else f"${words.plain(unit['cost_usd'])}"
+    told = [
+        f"Total {cost}",
+        words.STATUSES.get(receipt["status"], str(receipt["status"])),
+        f"prices of {unit['price_version']}" if unit["price_version"] else "no price version",
+        f"response {unit['id']}" if unit["id"] else "response without an id",
+        f"answered by {unit['model']} at {words.stamp(unit['at'], shown.zone)}",
+    ]
+    st.markdown(words.escape(" · ".join(told), 600))
+    if receipt["reason"]:
+        st.warning(words.escape(f"Why: {receipt['reason']}", 500), icon=":material/help:")
+    for note in receipt.get("notes") or ():
+        st.caption(words.escape(str(note), 300))
+
+
+RECEIPT = ("item", "quantity", "unit price", "multiplier", "cost", "model", "price source", "in force since")
+LEFT = ("item", "model", "price source", "in force since")
+
+
+def line(one: Mapping[str, Any]) -> dict[str, str]:
+    """Return one line of a receipt with every digit it has."""
+    return {
+        "item": words.item(one["item"]),
+        "quantity": f"{words.plain(one['quantity'])} {words.clean(one['unit'])}{'s' if one['quantity'] != '1' else ''}",
+        "unit price": words.unit_price(one["unit_price_usd"], one["per"], one["unit"]),
+        "multiplier": f"× {words.plain(one['multiplier'])}",
+        "cost": f"${words.plain(one['cost_usd'])}",
+        "model": words.clean(one["model"]),
+        "price source": words.clean(one["source"]),
+        "in force since": words.clean(one["valid_from"] or "always"),
+    }
+
+
+def _attempts(attempts: list[dict[str, Any]], row: Mapping[str, Any]) -> None:
+    steps = figures.steps(attempts)
+    st.markdown("**Attempts**")
+    if not steps:
+        st.caption(f"{words.plural(row['attempts'], 'request')} made; no details of them came.")
+        return
+    if len(steps) > 1:
+        st.altair_chart(charts.waterfall(steps), alt="Attempts over time; the same figures are in the table below")
+    columns = ("attempt", "status", "outcome", "took", "asked to wait", "waited before", "request id")
+    table = [
+        {
+            "attempt": step.name,
+            "status": str(step.status or "no answer"),
+            "outcome": step.outcome,
+            "took": words.duration(step.duration_ms),
+            "asked to wait": "" if step.retry_after_s is None else words.duration(step.retry_after_s * 1000),
+            "waited before": "" if step.waited_s is None else words.duration(step.waited_s * 1000),
+            "request id": words.clean(step.request_id or ""),
+        }
+        for step in steps
+    ]
+    st.dataframe(frames.table(table, columns), hide_index=True, height="content", alt="Attempts")
+
+
+def _tokens(row: Mapping[str, Any]) -> None:
+    classes = figures.token_classes(row)
+    if not classes:
+        return
+    st.markdown("**Tokens**")
+    st.altair_chart(charts.token_bar(classes), alt="Tokens by class")
+    st.caption(" · ".join(f"{words.escape(name)} {words.count(tokens)}" for name, tokens in classes))
+
+
+FACTS = (
+    "service",
+    "environment",
+    "feature",
+    "user",
+    "session",
+    "prompt",
+    "caller",
+    "provider",
+    "model",
+    "response_model",
+    "key",
+    "trace_id",
+    "parent_id",
+)
+
+
+def _facts(row: Mapping[str, Any]) -> None:
+    facts = [(name.replace("_", " "), row[name]) for name in FACTS if row.get(name)]
+    facts += [(f"tag {words.clean(str(name), 60)}", value) for name, value in sorted((row["tags"] or {}).items())]
+    st.markdown("**Where it came from**")
+    table = [{"what": name, "value": words.clean(str(value), 300)} for name, value in facts]
+    st.dataframe(frames.table(table, ("what", "value")), hide_index=True, height="content", alt="Tags")

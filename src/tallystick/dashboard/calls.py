@@ -1,0 +1,122 @@
+"""Calls: show me the very call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from tallystick.dashboard import call, frames, parts, words
+from tallystick.dashboard.view import View
+
+PAGE_SIZE = 50
+
+
+def show() -> None:
+    """Draw the list, or the one call that ``?call=`` names."""
+    shown = parts.view()
+    if shown.call:
+        call.show()
+        return
+    parts.controls(shown, order=True)
+    parts.live(_body)
+
+
+def _body(shown: View) -> None:
+    ask = parts.collector().ask
+    ledger, now = ask("ledger"), ask("totals", shown.question())
+    if not now["calls"]:
+        parts.nothing(shown, ledger)
+        parts.footer(ledger, shown)
+        return
+    asked = {**shown.question(), "order": shown.order, "limit": PAGE_SIZE, "cursor": shown.cursor}
+    answer = ask("calls", asked)
+    st.markdown(words.escape(_headline(now), 300))
+    _table(answer["rows"], shown)
+    _paging(answer["next_cursor"], shown)
+    parts.footer(ledger, shown)
+
+
+def _headline(now: dict[str, Any]) -> str:
+    spent = words.spend(now["spend_usd"], now["units"], now["unpriced_units"])
+    told = f"{words.plural(now['calls'], 'call')} · {spent} · {words.count(now['failed'])} failed"
+    if now["unpriced_units"]:
+        told += f" · {words.plural(now['unpriced_units'], 'response')} unpriced"
+    return told
+
+
+COLUMNS = {
+    "when": "when",
+    "outcome": "outcome",
+    "cost_usd": "cost",
+    "cost": "cost is",
+    "model": "model",
+    "feature": "feature",
+    "user": "user",
+    "input_tokens": "tokens in",
+    "output_tokens": "tokens out",
+    "latency_ms": "took",
+    "attempts": "attempts",
+    "service": "service",
+    "provider": "provider",
+    "caller": "called from",
+    "id": "id",
+}
+NUMBERS = {
+    "cost_usd": frames.usd,
+    "input_tokens": frames.count,
+    "output_tokens": frames.count,
+    "attempts": frames.count,
+    "latency_ms": words.duration,
+}
+
+
+def _table(rows: list[dict[str, Any]], shown: View) -> None:
+    config = {
+        name: st.column_config.NumberColumn(label, alignment="right")
+        if name in NUMBERS
+        else st.column_config.TextColumn(label)
+        for name, label in COLUMNS.items()
+    }
+    event = st.dataframe(
+        frames.table([_row(row, shown) for row in rows], list(COLUMNS), NUMBERS),
+        column_config=config,
+        hide_index=True,
+        height=35 * (min(len(rows), 14) + 1) + 3,
+        key="calls",
+        on_select="rerun",
+        selection_mode="single-cell",
+        placeholder=words.usd(None),
+        alt="Calls",
+    )
+    st.caption("A click on a row opens the call.")
+    place = parts.clicked_row(event)
+    if place is not None:
+        st.query_params["call"] = rows[place]["id"]
+        st.rerun()
+
+
+def _row(row: dict[str, Any], shown: View) -> dict[str, Any]:
+    told = {
+        name: words.clean(str(row[name])) if row[name] is not None else "" for name in ("feature", "user", "caller")
+    }
+    return {
+        **row,
+        **told,
+        "when": words.clock(row["started_at"], shown.zone, shown.end),
+        "outcome": words.outcome(row["outcome"]),
+        "cost": "nothing billed" if not row["units"] else words.status(row["cost_status"]),
+        "model": words.clean(row["model"] or words.NONE),
+        "service": words.clean(row["service"] or ""),
+        "provider": words.clean(row["provider"] or ""),
+    }
+
+
+def _paging(following: str | None, shown: View) -> None:
+    with st.container(horizontal=True):
+        if shown.cursor and st.button("First page", icon=":material/first_page:"):
+            st.query_params.pop("cursor", None)
+            st.rerun()
+        if following and st.button("Next page", icon=":material/chevron_right:"):
+            st.query_params["cursor"] = following
+            st.rerun()

@@ -1,0 +1,262 @@
+"""What the pages share: the controls, the footer, and what is shown while there is nothing to show."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import streamlit as st
+
+from tallystick.client import Collector
+from tallystick.dashboard import figures, words
+from tallystick.dashboard.theme import Palette
+from tallystick.dashboard.view import DIMENSIONS, ORDERS, RANGES, View, read_view
+from tallystick.errors import CollectorRefusedError, CollectorUnreachableError
+from tallystick.model.failures import Outcome
+from tallystick.model.places import collector_url
+from tallystick.model.receipt import CostStatus
+
+REFRESH_S = 3.0
+"""How often a page asks again, in seconds."""
+IN_POPOVER = ("model", "provider", "feature", "user", "service", "environment", "outcome", "cost_status")
+
+
+def collector() -> Collector:
+    """Return the collector that the pages ask."""
+    return Collector(collector_url(os.environ))
+
+
+def utc_now() -> datetime:
+    """Return the time that a page calls now."""
+    return datetime.now(UTC)
+
+
+def view() -> View:
+    """Return what the URL asks for, in the zone that it names or the reader's own."""
+    params = {name: st.query_params.get_all(name) for name in st.query_params}
+    return read_view(params, utc_now(), st.context.timezone)
+
+
+@st.cache_resource(show_spinner=False)
+def palette() -> Palette:
+    """Return the colours of this dashboard: one binding for all viewers."""
+    return Palette()
+
+
+def live(body: Callable[[View], None]) -> None:
+    """Draw ``body`` now and every few seconds again; it gets the view as the URL says it at that moment."""
+
+    @st.fragment(run_every=REFRESH_S)
+    def part() -> None:
+        with trouble():
+            body(view())
+
+    part()
+
+
+@contextmanager
+def trouble() -> Iterator[None]:
+    """Say in one place what to do when the collector does not answer, or answers no."""
+    try:
+        yield
+    except CollectorUnreachableError as error:
+        st.error(
+            f"**No collector answers at {words.escape(error.url)}** ({words.escape(error.reason)}).  \n"
+            "Start one with `tallystick up`. This page looks again every few seconds and goes on by itself.",
+            icon=":material/cloud_off:",
+        )
+    except CollectorRefusedError as error:
+        st.error(
+            f"**The collector answered {error.status}**: {words.escape(error.detail, 500)}  \n"
+            "The address of this page asks for something that it does not know.",
+            icon=":material/block:",
+        )
+
+
+def controls(shown: View, *, by: bool = False, order: bool = False) -> None:
+    """Show range, grouping or order, and filters in one line, and the set filters as chips below it."""
+    for complaint in shown.complaints:
+        st.warning(words.escape(complaint, 400), icon=":material/link_off:")
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        _range_control(shown)
+        if by:
+            _by_control(shown)
+        if order:
+            _order_control(shown)
+        _filter_control(shown)
+    if shown.range is None:
+        edges = [words.escape(words.stamp(at, shown.zone)) for at in (shown.start, shown.end)]
+        st.caption(" to ".join(edges))
+    _chips(shown)
+
+
+def _changed(name: str, *drops: str) -> Callable[[], None]:
+    """Return a callback that moves a widget's value into the URL; paging and ``drops`` start over."""
+
+    def move() -> None:
+        value = st.session_state[f"pick_{name}"]
+        for gone in ("cursor", *drops):
+            st.query_params.pop(gone, None)
+        if value:
+            st.query_params[name] = value
+
+    return move
+
+
+def _range_control(shown: View) -> None:
+    st.session_state["pick_range"] = shown.range
+    st.segmented_control(
+        "Range",
+        list(RANGES),
+        key="pick_range",
+        label_visibility="collapsed",
+        on_change=_changed("range", "start", "end"),
+    )
+
+
+def _by_control(shown: View) -> None:
+    st.session_state["pick_by"] = shown.by
+    options = list(DIMENSIONS) if shown.by in DIMENSIONS else [*DIMENSIONS, shown.by]
+    st.selectbox(
+        "Group by",
+        options,
+        key="pick_by",
+        label_visibility="collapsed",
+        width=170,
+        format_func=lambda name: f"by {words.clean(name, 40)}",
+        on_change=_changed("by"),
+    )
+
+
+def _order_control(shown: View) -> None:
+    st.session_state["pick_order"] = shown.order
+    st.selectbox(
+        "Order",
+        list(ORDERS),
+        key="pick_order",
+        label_visibility="collapsed",
+        width=170,
+        format_func=lambda order: ORDERS[order],
+        on_change=_changed("order"),
+    )
+
+
+def _filter_control(shown: View) -> None:
+    number = len(figures.chosen(shown))
+    label = f"Filters ({number})" if number else "Filters"
+    box = st.popover(label, icon=":material/filter_alt:", on_change="rerun", key="filters")
+    if not box.open:  # asking for every dimension's values is for who wants to see them
+        return
+    with box, trouble():
+        for name in IN_POPOVER:
+            _filter_picker(shown, name)
+
+
+def _filter_picker(shown: View, name: str) -> None:
+    picked = list(shown.filters.get(name, ()))
+    known = _values(shown, name)
+    st.session_state[f"pick_{name}"] = picked
+    st.multiselect(
+        name.replace("_", " "),
+        [*known, *(value for value in picked if value not in known)],
+        key=f"pick_{name}",
+        format_func=lambda value: words.clean(value, 60) or words.NONE,
+        on_change=_changed(name, name),
+        placeholder="any",
+    )
+
+
+def _values(shown: View, name: str) -> list[str]:
+    if name == "cost_status":
+        return [status.value for status in CostStatus]
+    if name == "outcome":
+        return ["failed", *(outcome.value for outcome in Outcome)]
+    range_only = {key: value for key, value in shown.question().items() if key in ("start", "end")}
+    rows = collector().ask("dimensions", {**range_only, "name": name})["rows"]
+    return [row["value"] or "" for row in rows]
+
+
+def _chips(shown: View) -> None:
+    chosen = figures.chosen(shown)
+    if not chosen:
+        return
+    places = list(range(len(chosen)))
+    st.session_state["chips"] = places
+
+    def drop() -> None:
+        kept = set(st.session_state["chips"])
+        st.query_params.pop("cursor", None)
+        for name in {name for name, _ in chosen}:
+            values = [value for place, (key, value) in enumerate(chosen) if key == name and place in kept]
+            if values:
+                st.query_params[name] = values
+            else:
+                st.query_params.pop(name, None)
+
+    st.pills(
+        "Filters that are set; click one to take it away",
+        places,
+        selection_mode="multi",
+        key="chips",
+        format_func=lambda place: f"{words.escape(figures.chip(*chosen[place]))} :material/close:",
+        label_visibility="collapsed",
+        on_change=drop,
+    )
+
+
+def nothing(shown: View, ledger: dict[str, Any]) -> None:
+    """Say why there is nothing: no call ever came, what came was rejected, or none is in range and filters."""
+    if not ledger["received_spans"]:
+        _waiting()
+        return
+    st.info("No calls in this range" + (" with these filters." if shown.filters else "."), icon=":material/search_off:")
+    if not ledger["stored_spans"]:
+        st.warning(f"Of what arrived nothing was stored: {words.escape(figures.ledger_line(ledger), 400)}")
+
+
+def _waiting() -> None:
+    st.subheader("No calls yet")
+    st.markdown("Two lines in your app, and its first call shows up here:")
+    st.code("pip install tallystick", language="bash")
+    st.code("import tallystick; tallystick.instrument()", language="python")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(f":material/hourglass_top: Waiting for the first call at {words.escape(collector().url)}")
+    st.caption(
+        "No key at hand? `tallystick demo` shows real SDK traffic against a provider on this machine. "
+        "Something missing? The app and this collector must name the same address."
+    )
+
+
+def footer(ledger: dict[str, Any], shown: View) -> None:
+    """Say how far the figures can be trusted: zone, prices, and what became of all that arrived."""
+    line = f"Times in {shown.zone.key} · {figures.price_line(ledger)} · {figures.ledger_line(ledger)}"
+    st.space("small")
+    st.caption(words.escape(line, 1000))
+
+
+def tiles(shown: Sequence[figures.Tile]) -> None:
+    """Show the tiles side by side, two in a row on a phone."""
+    with st.container(horizontal=True, gap="small"):
+        for tile in shown:
+            down = tile.good == "down"
+            same = tile.difference in (None, "same")
+            st.metric(
+                tile.label,
+                words.escape(tile.value),
+                # A difference is made of digits and signs of ours, and Streamlit turns its arrow by the minus.
+                tile.difference or words.escape(tile.versus),
+                delta_color="off" if same or not down else "inverse",
+                delta_arrow="off" if same else "auto",
+                delta_description=words.escape(tile.versus) if tile.difference else None,
+                border=True,
+                width="stretch",
+            )
+
+
+def clicked_row(event: Any) -> int | None:
+    """Return the number of the table row that was clicked, or None."""
+    cells = event.selection.cells
+    return int(cells[0][0]) if cells else None

@@ -1,0 +1,121 @@
+"""Spend: how much, is it more than before, and who."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import streamlit as st
+
+from tallystick.dashboard import charts, figures, frames, pages, parts, words
+from tallystick.dashboard.view import View
+
+DEAREST = 6
+
+
+def show() -> None:
+    """Draw the page."""
+    parts.controls(parts.view(), by=True)
+    parts.live(_body)
+
+
+def _body(shown: View) -> None:
+    ask = parts.collector().ask
+    ledger, now = ask("ledger"), ask("totals", shown.question())
+    if not now["calls"]:
+        parts.nothing(shown, ledger)
+        parts.footer(ledger, shown)
+        return
+    before = ask("totals", shown.question_before())
+    groups = ask("groups", {**shown.question(), "by": shown.by})["rows"]
+    groups_before = ask("groups", {**shown.question_before(), "by": shown.by})["rows"] if before["calls"] else []
+    asked = {**shown.question(), "bucket": shown.bucket, "by": shown.by, "timezone": shown.zone.key}
+    series = ask("series", asked)["rows"]
+    dearest = ask("calls", {**shown.question(), "order": "-cost_usd", "limit": DEAREST})["rows"]
+
+    parts.tiles(figures.tiles(now, before, shown.length))
+    _over_time(series, shown, figures.what_changed(groups, groups_before, shown.by))
+    left, right = st.columns([3, 2], gap="medium")
+    with left:
+        _by_group(groups, shown)
+    with right:
+        _dearest(dearest, shown)
+    parts.footer(ledger, shown)
+
+
+def _over_time(rows: list[dict[str, Any]], shown: View, changed: str | None) -> None:
+    stack = figures.stack(rows, shown.bucket, shown.zone)
+    if changed:
+        st.markdown(f":material/trending_up: {words.escape(changed, 300)}")
+    event = st.altair_chart(
+        charts.stacked(stack, shown, parts.palette(), shown.by),
+        key="over_time",
+        on_select="rerun",
+        selection_mode=charts.PICKED,
+        alt=f"Spend over time by {shown.by}; the same figures are in the table below",
+    )
+    unpriced = sum(bar.unpriced_units for bar in stack.bars)
+    if unpriced:
+        st.caption(f"▲ {words.plural(unpriced, 'response')} without a known price, not in the bars.")
+    if picked := charts.picked_bar(event):
+        at, series = picked
+        start = datetime.fromisoformat(at)
+        filters = {**shown.filters}
+        if series in stack.keys:
+            filters[shown.by] = (stack.keys[series] or "",)
+        pages.go("calls", shown.at(filters, start, figures.bucket_end(start, shown.bucket, shown.zone)))
+
+
+def _by_group(rows: list[dict[str, Any]], shown: View) -> None:
+    groups = figures.groups(rows)
+    st.markdown(f"**By {words.escape(shown.by)}**")
+    columns = {
+        "label": st.column_config.TextColumn(words.escape(shown.by)),
+        "spend_usd": st.column_config.NumberColumn("spend", alignment="right", width=88),
+        "share": st.column_config.NumberColumn("share", alignment="right", width=88),
+        "per_call_usd": st.column_config.NumberColumn("per call", alignment="right", width=88),
+        "calls": st.column_config.NumberColumn("calls", alignment="right"),
+        "failed": st.column_config.NumberColumn("failed", alignment="right"),
+        "unpriced_units": st.column_config.NumberColumn("unpriced", alignment="right"),
+        "input_tokens": st.column_config.NumberColumn("tokens in", alignment="right"),
+        "cached_share": st.column_config.NumberColumn("from cache", alignment="right"),
+        "output_tokens": st.column_config.NumberColumn("tokens out", alignment="right"),
+    }
+    told = {
+        "spend_usd": frames.usd,
+        "per_call_usd": frames.usd,
+        "share": frames.percent,
+        "cached_share": frames.percent,
+        **dict.fromkeys(("calls", "failed", "unpriced_units", "input_tokens", "output_tokens"), frames.count),
+    }
+    table = [{name: getattr(group, name) for name in columns} for group in groups]
+    event = st.dataframe(
+        frames.table(table, list(columns), told),
+        column_config=columns,
+        hide_index=True,
+        key="groups",
+        on_select="rerun",
+        selection_mode="single-cell",
+        placeholder=words.usd(None),
+        alt=f"Spend by {shown.by}",
+    )
+    st.caption("A click on a row opens its calls.")
+    row = parts.clicked_row(event)
+    if row is not None:
+        pages.go("calls", shown.link(**{shown.by: groups[row].key or ""}))
+
+
+def _dearest(rows: list[dict[str, Any]], shown: View) -> None:
+    st.markdown("**Dearest calls**")
+    for row in rows:
+        if row["cost_usd"] is not None:
+            pages.link("calls", _dearest_label(row, shown), {**shown.link(), "call": row["id"]})
+
+
+def _dearest_label(row: dict[str, Any], shown: View) -> str:
+    who = " · ".join(
+        words.escape(str(part), 40)
+        for part in (row["model"], row["feature"], row["user"], words.clock(row["started_at"], shown.zone, shown.end))
+        if part
+    )
+    return f"**{words.escape(words.usd(row['cost_usd']))}** · {who}"

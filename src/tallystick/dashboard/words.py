@@ -1,0 +1,229 @@
+"""How figures, times and outcomes are said.  No Streamlit here: these are tables of cases."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta, tzinfo
+from decimal import Decimal
+
+from tallystick.model.failures import Outcome
+from tallystick.model.money import show_usd
+
+NONE = "(none)"
+"""Shown for calls that have no value in a dimension."""
+TEXT_LENGTH_MAX = 120
+
+# Everything that CommonMark, GitHub's tables and autolinks, or Streamlit's own directives ($math$, :material/x:) read.
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#+\-.!|~$:&\"'@=^/])")
+# Characters that turn or hide the text around them: controls, zero width, bidirectional marks, line separators.
+_INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff\ufff9-\ufffb]")
+
+
+def clean(text: str, length_max: int = TEXT_LENGTH_MAX) -> str:
+    """Return ``text`` on one line, without characters that turn its neighbours around, cut to ``length_max``."""
+    flat = _INVISIBLE.sub("\N{REPLACEMENT CHARACTER}", text)
+    return flat if len(flat) <= length_max else flat[: length_max - 1] + "…"
+
+
+def escape(text: str, length_max: int = TEXT_LENGTH_MAX) -> str:
+    """Return ``text`` so that markdown shows it letter by letter: no link, no image, no HTML, no formula."""
+    return _MARKDOWN.sub(r"\\\1", clean(text, length_max))
+
+
+def usd(amount: Decimal | str | None) -> str:
+    """Return ``amount`` as a person reads it; a string is a decimal of the collector's answer."""
+    return show_usd(decimal(amount))
+
+
+def decimal(amount: Decimal | str | None) -> Decimal | None:
+    """Return the collector's amount, None when it is unknown."""
+    return None if amount is None else Decimal(amount)
+
+
+def spend(amount: Decimal | str | None, units: int, unpriced: int) -> str:
+    """Return a sum of which ``unpriced`` of ``units`` responses have no part: a word when none has a price."""
+    if units and unpriced >= units:
+        return usd(None)
+    return usd(amount)
+
+
+def count(number: float) -> str:
+    """Return a whole number with separators."""
+    return f"{number:,.0f}"
+
+
+def plural(number: int, one: str, many: str | None = None) -> str:
+    """Return ``1 call``, ``2 calls``."""
+    return f"{count(number)} {one if number == 1 else many or one + 's'}"
+
+
+def percent(share: float | Decimal) -> str:
+    """Return a share as whole percents; one decimal below ten; ``<0.1 %`` for what would look like none."""
+    size = abs(Decimal(str(share)) * 100)
+    sign = "-" if share < 0 else ""
+    if size == 0:
+        return "0 %"
+    if size < Decimal("0.1"):
+        return f"{sign}<0.1 %"
+    if size < 10:
+        return f"{sign}{size:.1f} %".replace(".0 %", " %")
+    return f"{sign}{size:,.0f} %"
+
+
+def change(now: float | Decimal, before: float | Decimal) -> str | None:
+    """Return how ``now`` differs from ``before``: ``+12 %``, ``-3.4 %``, ``×5.2``, ``same``; None without a base."""
+    if not before:
+        return None
+    now, before = Decimal(str(now)), Decimal(str(before))
+    share = (now - before) / before
+    if abs(share) < Decimal("0.001"):
+        return "same"
+    if share >= 2:
+        times = now / before
+        return f"×{times:,.1f}" if times < 100 else f"×{times:,.0f}"
+    return ("+" if share > 0 else "") + percent(share)
+
+
+def duration(milliseconds: float | None) -> str:
+    """Return a duration with two or three digits: ``85 ms``, ``1.24 s``, ``3 min 20 s``."""
+    if milliseconds is None:
+        return "unknown"
+    if milliseconds < 999.5:
+        return f"{milliseconds:.0f} ms"
+    seconds = milliseconds / 1000
+    if seconds < 59.95:
+        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
+    return left(timedelta(seconds=round(seconds)))
+
+
+def left(time: timedelta) -> str:
+    """Return a time span in its two largest units: ``3 d 4 h``, ``11 h 59 min``, ``2 min 5 s``."""
+    rest = max(0, int(time.total_seconds()))
+    parts: list[tuple[int, str]] = []
+    for size, name in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):
+        whole, rest = divmod(rest, size)
+        if whole or parts:
+            parts.append((whole, name))
+    shown = [f"{whole} {name}" for whole, name in parts[:2] if whole]
+    return " ".join(shown) or "0 s"
+
+
+def span(time: timedelta) -> str:
+    """Return the length of a range: ``24 h`` rather than ``1 d``, ``7 d``, ``90 min``."""
+    minutes = round(time.total_seconds() / 60)
+    if minutes % 60 or minutes < 60:
+        return f"{minutes:,} min" if minutes < 60 * 48 else left(time)
+    return f"{minutes // 60} h" if minutes <= 48 * 60 or minutes % 1440 else f"{minutes // 1440} d"
+
+
+def instant(text: str | None) -> datetime | None:
+    """Return the collector's time as an aware value."""
+    return None if text is None else datetime.fromisoformat(text)
+
+
+def clock(at: datetime | str | None, zone: tzinfo, now: datetime) -> str:
+    """Return a time as the reader's wall clock shows it: ``14:02:07`` today, else with the day, else with the year."""
+    moment = instant(at) if isinstance(at, str) else at
+    if moment is None:
+        return "never"
+    local, today = moment.astimezone(zone), now.astimezone(zone)
+    if local.date() == today.date():
+        return f"{local:%H:%M:%S}"
+    if local.year == today.year:
+        return f"{local.day} {local:%b %H:%M}"
+    return f"{local.day} {local:%b %Y %H:%M}"
+
+
+def stamp(at: datetime | str, zone: tzinfo) -> str:
+    """Return a time in full, with its zone: ``21 Nov 2026 14:02:07 CET``."""
+    moment = datetime.fromisoformat(at) if isinstance(at, str) else at
+    local = moment.astimezone(zone)
+    return f"{local.day} {local:%b %Y %H:%M:%S} {local.tzname()}"
+
+
+OUTCOMES: dict[str, str] = {
+    Outcome.OK: "answered",
+    Outcome.RATE_LIMITED: "rate limit of the provider",
+    Outcome.QUOTA: "quota or credit used up at the provider",
+    Outcome.OVERLOADED: "provider overloaded",
+    Outcome.TIMEOUT_CONNECT: "no connection in time",
+    Outcome.TIMEOUT_POOL: "no free connection in the app in time",
+    Outcome.TIMEOUT_READ: "no answer in time",
+    Outcome.TIMEOUT_WRITE: "request not sent in time",
+    Outcome.TIMEOUT_SERVER: "provider timed out",
+    Outcome.CONNECTION: "connection failed",
+    Outcome.AUTH: "API key refused",
+    Outcome.PERMISSION: "not permitted for this key",
+    Outcome.NOT_FOUND: "no such model or address",
+    Outcome.INVALID_REQUEST: "request refused as invalid",
+    Outcome.TOO_LARGE: "request too large",
+    Outcome.CONTEXT_LENGTH: "longer than the model's context",
+    Outcome.REFUSAL: "refused by the model or its filter",
+    Outcome.TRUNCATED: "cut at the output limit",
+    Outcome.SERVER_ERROR: "error in the provider",
+    Outcome.STREAM_INTERRUPTED: "stream broke off",
+    Outcome.INVALID_OUTPUT: "answer did not parse",
+    Outcome.CANCELLED: "cancelled by the app",
+    Outcome.ABANDONED: "stream closed early by the app",
+    Outcome.BUDGET_BLOCKED: "blocked by a budget, nothing was sent",
+    Outcome.UNKNOWN: "failed, cause unknown",
+}
+
+
+def outcome(name: str) -> str:
+    """Return an outcome in words; one that this version does not know is shown as it came."""
+    return OUTCOMES.get(name) or clean(name).replace("_", " ")
+
+
+STATUSES = {
+    "exact": "exact: counted by the provider, priced by a listed rate",
+    "provider_reported": "stated by the provider",
+    "estimated": "estimated: the provider's final count never came",
+    "unknown": "unknown: no price or no usable usage",
+}
+
+
+def status(name: str | None) -> str:
+    """Return a cost's status in a word or two; ``unpriced`` when it is unknown."""
+    if name is None or name == "unknown":
+        return usd(None)
+    return clean(name).replace("_", " ")
+
+
+ITEMS = {
+    "input": "input",
+    "cache_read": "input read from cache",
+    "cache_write": "input written to cache",
+    "cache_write_5m": "input written to cache, 5 min",
+    "cache_write_30m": "input written to cache, 30 min",
+    "cache_write_1h": "input written to cache, 1 h",
+    "cache_write_12h": "input written to cache, 12 h",
+    "output": "output",
+    "web_search": "web search",
+}
+
+
+def item(name: str) -> str:
+    """Return what a line of a receipt charges for, in words."""
+    return ITEMS.get(name) or clean(name).replace("_", " ")
+
+
+def unit_price(price_usd: str, per: int, unit: str) -> str:
+    """Return a rate with every digit: ``$3 per 1M tokens``."""
+    size = {1: "", 1_000: "1k ", 1_000_000: "1M "}.get(per, f"{per:,} ")
+    return f"${plain(price_usd)} per {size}{clean(unit)}{'s' if per != 1 else ''}"
+
+
+def plain(amount: str) -> str:
+    """Return a decimal with every digit it has, separators, and no zeros at its end."""
+    shown = f"{Decimal(amount):,f}"
+    return shown.rstrip("0").rstrip(".") if "." in shown else shown
+
+
+ALERT_STATES = {
+    "pending": "being delivered",
+    "delivered": "delivered",
+    "refused": "refused by the receiver",
+    "superseded": "superseded by a later threshold",
+    "unsent": "not sent: no channel is set",
+}
