@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from datetime import datetime, time, timedelta
 from decimal import ROUND_FLOOR, Decimal
@@ -164,14 +165,10 @@ class _Told:
             return ""
         window = self.alert.window
         within = {"start": _iso(window.start), "end": _iso(window.end), "tz": self.alert.budget.timezone}
-        targets = [
-            (
-                "Open these calls",
-                f"{base}/calls?{urlencode({**self.alert.budget.scope, **within, 'order': '-cost_usd'})}",
-            )
-        ]
+        counted = {**self.alert.budget.scope, **within, "order": "-cost_usd"}
+        targets = [("Open these calls", _url(base, "calls", counted))]
         if call := self.context.dearest_call:
-            targets.append(("Open the dearest call", f"{base}/calls?{urlencode({'call': call.id, **within})}"))
+            targets.append(("Open the dearest call", _url(base, "calls", {"call": call.id, **within})))
         targets.append(("Budgets", f"{base}/budgets"))
         links = [f"<{_escape(url)}|{label}>" for label, url in targets]
         # A cut URL would filter otherwise than the budget does, so it is left out whole.
@@ -180,7 +177,7 @@ class _Told:
     def footing(self) -> str:
         parts = [f"Times in {_plain(self.alert.budget.timezone)}"]
         if self.context.price_version:
-            parts.append(f"prices of {_plain(self.context.price_version)}")
+            parts.append(f"prices of {_word(self.context.price_version)}")
         if count := self.context.unpriced_units:
             parts.append(f"{count:,} {'answer' if count == 1 else 'answers'} without a price, in no sum here")
         return "  ·  ".join(parts)
@@ -205,15 +202,14 @@ class _Told:
         scope = list(self.alert.budget.scope.items())
         if not scope:
             return "It counts every call."
-        parts = [f"{_plain(key)} {_code(value)}" if value else f"no {_plain(key)}" for key, value in scope[:SHOWN_MAX]]
-        more = f" and {len(scope) - SHOWN_MAX} more filters" if len(scope) > SHOWN_MAX else ""
+        parts = [_filter(key, value) for key, value in scope[:SHOWN_MAX]]
+        more = f" and {len(scope) - SHOWN_MAX} more" if len(scope) > SHOWN_MAX else ""
         return f"It counts the calls with {', '.join(parts)}{more}."
 
     def _contributor(self, one: Contributor) -> str:
         spent = self.alert.spent_usd
         share = f" ({_percent(one.spend_usd / spent)} %)" if spent else ""
-        name = f"{_plain(one.dimension)} {_code(one.value)}" if one.value else f"no {_plain(one.dimension)}"
-        return f"{name}: {show_usd(one.spend_usd)}{share}"
+        return f"{_filter(one.dimension, one.value)}: {show_usd(one.spend_usd)}{share}"
 
     def _pace(self, left_usd: Decimal) -> str:
         pace = self.context.pace_usd_per_hour
@@ -244,7 +240,7 @@ def _level(alert: Alert) -> tuple[str, str]:
 
 def _percent(share: Decimal) -> str:
     """Return ``share`` in whole per cent, rounded down: 99.9 % is not yet 100 %."""
-    return f"{(share * 100).to_integral_value(ROUND_FLOOR):,}"
+    return f"{(share * 100).to_integral_value(ROUND_FLOOR):,f}"
 
 
 def _exact_percent(share: Decimal) -> str:
@@ -276,8 +272,8 @@ def _mrkdwn(text: str) -> Mapping[str, Any]:
 
 
 def _plain(name: str, chars_max: int = NAME_CHARS_MAX) -> str:
-    """Return ``name`` in one line, without control characters, escaped and cut to ``chars_max`` as Slack counts."""
-    clean = " ".join("".join(char if char.isprintable() else " " for char in name).split())
+    """Return ``name`` in one line, without control characters and backticks, escaped, cut to ``chars_max``."""
+    clean = " ".join("".join(char if char.isprintable() else " " for char in name.replace("`", "ʼ")).split())
     cut = clean[:chars_max]
     while _size(_escape(cut)) > chars_max - (len(cut) < len(clean)):
         cut = cut[:-1]
@@ -286,7 +282,20 @@ def _plain(name: str, chars_max: int = NAME_CHARS_MAX) -> str:
 
 def _code(name: str) -> str:
     """Return ``name`` as inline code, in which Slack reads no other markup."""
-    return f"`{_plain(name.replace('`', 'ʼ')) or '(empty)'}`"
+    return f"`{_plain(name) or '(empty)'}`"
+
+
+def _word(name: str) -> str:
+    """Return ``name`` as it is when nothing in it can be markup, else as code."""
+    return name if name and re.fullmatch(r"[A-Za-z0-9.-]{,60}", name) else _code(name)
+
+
+def _filter(dimension: str, value: str) -> str:
+    return f"{_word(dimension)} {_code(value)}" if value else f"no {_word(dimension)}"
+
+
+def _url(base: str, page: str, query: Mapping[str, str]) -> str:
+    return f"{base}/{page}?{urlencode(query, errors='replace')}"
 
 
 def _escape(text: str) -> str:
