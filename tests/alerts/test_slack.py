@@ -252,11 +252,19 @@ def test_without_a_usable_dashboard_url_there_are_no_links(url: str | None) -> N
 def test_a_message_that_comes_after_its_window_says_so() -> None:
     message = slack_message(alert(), replace(CONTEXT, at=NOON + timedelta(days=1), pace_usd_per_hour=Decimal(1)))
 
-    assert header(message) == "⚠️ chat: 81 % of $10.00 spent in the day from Fri 20 Nov 00:00 CET"
+    assert header(message) == "⚠️ chat: 81 % of $10.00 spent on Fri 20 Nov"
     assert field(message, "Window") == "over since 00:00 CET"
     assert field(message, "Resets in") is None
     assert field(message, "Pace") is None, "the pace of today says nothing about yesterday"
     assert "could not be delivered before" in seen(message)
+
+
+def test_a_late_message_about_another_window_says_where_it_began() -> None:
+    hourly = alert(budget=replace(CHAT, window="hour"))
+
+    message = slack_message(hourly, replace(CONTEXT, at=hourly.window.end))
+
+    assert header(message).endswith("spent in the hour from 13:00 CET")
 
 
 def test_a_repeated_message_is_marked_once() -> None:

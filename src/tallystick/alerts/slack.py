@@ -192,6 +192,8 @@ class _Told:
 
     def _when(self) -> str:
         budget, window = self.alert.budget, self.alert.window
+        if self._is_late() and budget.window == "day" and budget.reset_at == time():
+            return f"on {self._local(window.start):%a %d %b}"
         if self._is_late():
             return f"in the {budget.window} from {self._stamp(window.start)}"
         if budget.window != "hour" and budget.reset_at != time():
@@ -226,9 +228,11 @@ class _Told:
 
     def _stamp(self, at: datetime) -> str:
         """Return a time as the budget's zone reads it, with the date when it is not today's."""
-        zone = ZoneInfo(self.alert.budget.timezone)
-        local, now = at.astimezone(zone), self.context.at.astimezone(zone)
+        local, now = self._local(at), self._local(self.context.at)
         return local.strftime("%H:%M %Z" if local.date() == now.date() else "%a %d %b %H:%M %Z")
+
+    def _local(self, at: datetime) -> datetime:
+        return at.astimezone(ZoneInfo(self.alert.budget.timezone))
 
 
 def _level(alert: Alert) -> tuple[str, str]:
