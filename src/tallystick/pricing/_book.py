@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
+from datetime import date, datetime, time
 from decimal import Decimal
 from functools import cached_property
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from tallystick.pricing import _names
@@ -193,8 +195,7 @@ class Book:
             return None
         provider, name = place.provider, model.strip().lower()
         if alias := self._aliases.get((provider, name)):
-            aliased = _names.Place(alias.get("to", provider), place.host, place.cloud, place.region)
-            return self._find(aliased, alias["model"].lower())
+            name = alias["model"].lower()
         return self._find(place, name)
 
     def _find(self, place: _names.Place, name: str) -> Found | None:
@@ -303,22 +304,37 @@ def _multiplier(raw: Mapping[str, Any]) -> Multiplier:
     )
 
 
+USER_FILE = "TALLYSTICK_PRICES"
+"""The variable that names the user's own override file."""
+
 _lock = threading.Lock()
-_shipped: list[Book] = []
+_books: dict[str, Book] = {}
 
 
 def load_book() -> Book:
-    """Return the shipped book; read once per process, whatever number of threads asks."""
-    if not _shipped:
+    """Return the book: the shipped one, with the user's overrides on top when ``TALLYSTICK_PRICES`` names a file.
+
+    Read once per process, whatever number of threads asks.  A wrong file raises `SettingsError`.
+    """
+    user_file = os.environ.get(USER_FILE, "")
+    book = _books.get(user_file)
+    if book is None:
         with _lock:
-            if not _shipped:
-                text = resources.files("tallystick.pricing").joinpath("book.json").read_text(encoding="utf-8")
-                _shipped.append(Book(json.loads(text)))
-    return _shipped[0]
+            book = _books.get(user_file)
+            if book is None:
+                book = _books[user_file] = _read_book(user_file)
+    return book
 
 
-def utc(moment: datetime) -> datetime:
-    """Return ``moment`` in UTC; a naive one is in UTC already."""
-    if moment.tzinfo is UTC:
-        return moment
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+def _read_book(user_file: str) -> Book:
+    text = resources.files("tallystick.pricing").joinpath("book.json").read_text(encoding="utf-8")
+    document = json.loads(text)
+    if user_file:
+        # Only with a user's file are these two needed at all.
+        from tallystick.pricing._merge import merge
+        from tallystick.pricing.overrides import read_overrides
+
+        own = read_overrides(Path(user_file))
+        merge(document, own)
+        document["version"] += f"+{own.version}" if own.version else "+own"
+    return Book(document)

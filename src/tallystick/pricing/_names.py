@@ -67,13 +67,12 @@ def place_of(provider: str, base_url: str | None, cloud: str | None, region: str
 
     ``provider`` of the answer is None when nobody lists the host: a self-hosted model has no hosted model's price.
     """
-    provider = provider.strip().lower()
+    provider = provider.strip().lower() if isinstance(provider, str) else ""
+    if base_url and "://" not in base_url:
+        base_url = f"https://{base_url}"
     cloud = CLOUDS.get(cloud.strip().lower()) if cloud else None
     host = (urlsplit(base_url).hostname or "").lower() if base_url else ""
-    if base_url:
-        found = _provider_at(base_url, host, hosts)
-    else:
-        found = cloud or PROVIDERS.get(provider, provider)
+    found = _provider_at(base_url, host, hosts) if base_url else cloud or PROVIDERS.get(provider, provider)
     vertex = _VERTEX_HOST.match(host)
     if found == "google" and (vertex or cloud == "google" or (not base_url and provider in VERTEX_NAMES)):
         cloud = "google"

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from decimal import Context, Decimal
 from typing import Any
 
+from tallystick.errors import SettingsError
 from tallystick.model.receipt import CostStatus, Line, Receipt
 from tallystick.model.usage import Usage
 from tallystick.pricing import _names, _wire
@@ -87,9 +88,9 @@ def price(
     requested_service_tier, batch, speed, geo, cloud, region, timestamp (ISO 8601 or datetime; default: now),
     tool_usage, input_characters, audio_seconds, request_model, estimated; unknown ones are ignored.
     """
-    book = book or load_book()
     reading: Reading | None = None
     try:
+        book = book or load_book()
         place = _place(book, provider, params)
         reading = _read(place.provider, usage, params)
         if reading.stated_usd is not None:
@@ -97,6 +98,8 @@ def price(
         return _priced(book, place, provider, model, reading, params)
     except Refused as refused:
         reason = str(refused)
+    except SettingsError as error:  # the user's own price file; who loads the book first is told in full
+        reason = str(error)
     except MALFORMED as error:
         reason = f"malformed: {type(error).__name__}: {error}"
     return Receipt(
@@ -105,7 +108,7 @@ def price(
         status=CostStatus.UNKNOWN,
         usage=reading.usage if reading else None,
         reason=reason,
-        price_version=book.version,
+        price_version=book.version if book else "",
     )
 
 
@@ -114,7 +117,7 @@ def read_usage(provider: str, api: str, usage: Mapping[str, Any] | None, **param
     try:
         place = _place(load_book(), provider, params)
         return _read(place.provider, usage, {**params, "api": api}).usage
-    except Refused as refused:
+    except (Refused, SettingsError) as refused:
         return Refusal(str(refused))
     except MALFORMED as error:
         return Refusal(f"malformed: {type(error).__name__}: {error}")
@@ -126,7 +129,7 @@ def _place(book: Book, provider: str, params: Mapping[str, Any]) -> _names.Place
     if place is None:
         place = _names.place_of(*key, book.hosts)
         _remember(book, key, place)
-    return place  # type: ignore[no-any-return]
+    return place
 
 
 def _remember(book: Book, key: Any, value: Any) -> None:
@@ -171,7 +174,7 @@ def _stated(reading: Reading, provider: str, model: str, book: Book) -> Receipt:
     )
 
 
-# --- the circumstances ---------------------------------------------------------------------------------------------------
+# --- the circumstances ------------------------------------------------------------
 
 
 def _case(reading: Reading, params: Mapping[str, Any]) -> Case:
@@ -210,7 +213,7 @@ def _moment(value: Any) -> datetime:
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-# --- the price -------------------------------------------------------------------------------------------------------------
+# --- the price ------------------------------------------------------------
 
 
 def _priced(
@@ -224,7 +227,8 @@ def _priced(
     total = ZERO
     for part in reading.parts:
         plan = _plan(book, place, part.model or model, asked if isinstance(asked, str) else None, case, at)
-        for item, count in part.counts.items():
+        counts = {**part.counts, "request": 1} if "request" in plan.rates else part.counts
+        for item, count in counts.items():
             line = _line(book, plan, part, item, count)
             lines.append(line)
             total = EXACT.add(total, line.cost_usd)
@@ -248,7 +252,7 @@ def _plan(book: Book, place: _names.Place, model: str, asked: str | None, case: 
         plan = _make_plan(book, place, model, asked, case, at)
         if not plan.found.model.is_timed:
             _remember(book, key, plan)
-    return plan  # type: ignore[no-any-return]
+    return plan
 
 
 def _make_plan(book: Book, place: _names.Place, model: str, asked: str | None, case: Case, at: datetime) -> Plan:
@@ -270,6 +274,8 @@ def _make_plan(book: Book, place: _names.Place, model: str, asked: str | None, c
     for multiplier in applied:
         factor = EXACT.multiply(factor, multiplier.factor)
     sources = "; ".join(f"x{m.factor} {m.source}" for m in applied)
+    if "request" in rates:
+        doubts += ("the fee per request hangs on what the usage does not tell; the dearest is taken",)
     return Plan(found, rates, factor, sources, doubts + case_doubts, {})
 
 
@@ -308,7 +314,7 @@ def _rates(
     if standard is None:
         raise Refused(f"no rate of {model.id} is in force on {at.date().isoformat()}")
     rates = standard
-    if case.when and not any(m.when.get("service_tier", m.when.get("batch")) for m in applied if _is_case(m, case)):
+    if case.when and not any(_is_case(m, case) for m in applied):
         special = model.rates(at, case.when)
         if special is None and model.provider == "anthropic" and case.when == "priority":
             # Committed capacity is paid for by contract; the list price is the best that usage can tell.
@@ -326,9 +332,8 @@ def _rates(
 
 
 def _is_case(multiplier: Multiplier, case: Case) -> bool:
-    return multiplier.when.get("service_tier") == case.when or (
-        case.when == "batch" and bool(multiplier.when.get("batch"))
-    )
+    """Tell whether ``multiplier`` is how the case's tier or batch is priced."""
+    return multiplier.when.get("service_tier") == case.when or (case.when == "batch" and "batch" in multiplier.when)
 
 
 def _line(book: Book, plan: Plan, part: Part, item: str, count: int | Decimal) -> Line:

@@ -108,10 +108,10 @@ def _counts(pairs: Iterable[tuple[str, int | Decimal]]) -> Counts:
     return {item: count for item, count in pairs if count}
 
 
-# --- Anthropic: the cache is outside input_tokens ----------------------------------------------------------------------
+# --- Anthropic: the cache is outside input_tokens ------------------------------------------------------------
 
 
-def read_messages(wire: Wire, params: Wire) -> Reading:
+def read_messages(wire: Wire, _: Wire) -> Reading:
     """Anthropic Messages: ``input_tokens`` excludes cache reads and writes; iterations may lie outside the totals."""
     main = _exclusive(wire)
     searches = whole(inner(wire, "server_tool_use"), "web_search_requests")
@@ -250,7 +250,7 @@ _WRITES = ("cache_write", "cache_write_5m", "cache_write_30m", "cache_write_1h",
 _WRITTEN = ("output", "output_audio", "output_image", "output_video")
 
 
-# --- OpenAI and who speaks like it: the cache is inside ------------------------------------------------------------------
+# --- OpenAI and who speaks like it: the cache is inside ------------------------------------------------------------
 
 _PROMPT = ("prompt_tokens", "input_tokens")
 _ANSWER = ("completion_tokens", "output_tokens")
@@ -368,7 +368,7 @@ def _searches(wire: Wire, params: Wire) -> int:
 
 
 def read_xai(wire: Wire, params: Wire) -> Reading:
-    """xAI chat: reasoning is outside ``completion_tokens`` and billed as output; the total tells when it is not."""
+    """XAI chat: reasoning is outside ``completion_tokens`` and billed as output; the total tells when it is not."""
     prompt = needed(wire, *_PROMPT)
     answer = needed(wire, *_ANSWER)
     reasoning = whole(inner(wire, *_ANSWER_DETAILS), "reasoning_tokens")
@@ -415,7 +415,7 @@ def _stated(cost: Any) -> Decimal | None:
     return None if cost is None else amount(cost, "cost")
 
 
-# --- Google ------------------------------------------------------------------------------------------------------------
+# --- Google ------------------------------------------------------------
 
 _MODALITIES = {"AUDIO": "_audio", "IMAGE": "_image", "VIDEO": "_video"}
 
@@ -480,7 +480,7 @@ def _fresh(read_in: dict[str, int], from_cache: dict[str, int], fresh: int) -> d
     return left
 
 
-# --- others ------------------------------------------------------------------------------------------------------------
+# --- others ------------------------------------------------------------
 
 
 def read_converse(wire: Wire, params: Wire) -> Reading:
@@ -505,14 +505,14 @@ def _first(wire: Wire, *names: str) -> Any:
     return next((wire[name] for name in names if wire.get(name) is not None), None)
 
 
-def read_duration(wire: Wire, params: Wire) -> Reading:
+def read_duration(wire: Wire, _: Wire) -> Reading:
     """Transcription by the second: ``{"type": "duration", "seconds": 600}``."""
     if wire.get("seconds") is None:
         raise Refused("the usage has no seconds")
     return Reading(usage=Usage(), parts=(Part({"audio_seconds": amount(wire["seconds"], "seconds")}),))
 
 
-def read_cohere(wire: Wire, params: Wire) -> Reading:
+def read_cohere(wire: Wire, _: Wire) -> Reading:
     """Cohere: ``billed_units`` is what is charged, whatever ``tokens`` says."""
     billed = inner(wire, "billed_units")
     prompt, answer = whole(billed, "input_tokens"), whole(billed, "output_tokens")
@@ -521,12 +521,12 @@ def read_cohere(wire: Wire, params: Wire) -> Reading:
     return Reading(usage=usage, parts=(Part(counts, prompt),))
 
 
-def read_pages(wire: Wire, params: Wire) -> Reading:
+def read_pages(wire: Wire, _: Wire) -> Reading:
     """Mistral OCR: pages."""
     return Reading(usage=Usage(), parts=(Part(_counts((("document_pages", needed(wire, "pages_processed")),))),))
 
 
-def read_total(wire: Wire, params: Wire) -> Reading:
+def read_total(wire: Wire, _: Wire) -> Reading:
     """Embeddings of Voyage and others: a total and nothing else."""
     total = needed(wire, "total_tokens")
     return Reading(usage=Usage(input_tokens=total), parts=(Part(_counts((("input", total),)), total),))

@@ -11,7 +11,6 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from urllib.parse import urlsplit
 
 from tallystick.pricing._book import matches
 from tallystick.pricing._items import UNITS
+from tallystick.pricing._merge import amount_text, merge
 from tallystick.pricing.overrides import Overrides, read_overrides
 
 HERE = Path(__file__).parent
@@ -76,27 +76,25 @@ def compile_book(overrides: Overrides) -> Json:
     from genai_prices.data import providers
 
     library = f"genai-prices {genai_prices.__version__}"
-    compiled = {
+    compiled: Json = {
         provider.id: {
             "source": f"{library}: {(provider.pricing_urls or [provider.api_pattern])[0]}",
             "models": [entry for model in provider.models if (entry := _model(provider, model, overrides)) is not None],
         }
         for provider in providers
     }
-    for entry in overrides["price"]:
-        _add_price(compiled, entry)
-    for ratio in overrides["ratio"]:
-        _add_ratio(compiled[ratio["provider"]]["models"], ratio)
-    return {
+    document = {
         "version": overrides.version,
         "library": library,
-        "hosts": _hosts(providers, overrides),
+        "hosts": _hosts(providers),
         "fallbacks": {p.id: p.fallback_model_providers for p in providers if p.fallback_model_providers},
-        "fees": overrides["fee"],
-        "multipliers": overrides["multiplier"],
-        "aliases": overrides["alias"],
+        "fees": [],
+        "multipliers": [],
+        "aliases": [],
         "providers": compiled,
     }
+    merge(document, overrides)
+    return document
 
 
 def encode(document: Mapping[str, Any]) -> str:
@@ -117,7 +115,7 @@ def _dump(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-# --- one model of the library -----------------------------------------------------------------------------------------
+# --- one model of the library ------------------------------------------------------------
 
 
 def _model(provider: Any, model: Any, overrides: Overrides) -> Json | None:
@@ -180,7 +178,7 @@ def _rows(provider: str, model: Any, overrides: Overrides) -> Iterator[Json]:
 
     prices = model.prices
     if isinstance(prices, ModelPrice):
-        base = [{"rates": _rates(prices)}]
+        base: list[Json] = [{"rates": _rates(prices)}]
     else:
         base = [{**_constraint(row.constraint), "rates": _rates(row.prices), "full": 1} for row in prices]
     yield from base
@@ -245,8 +243,8 @@ def _scaled(value: Any, of: Any, to: Any) -> Any:
         return value
     ratio = Decimal(_base(value)) / Decimal(_base(of))
     if isinstance(to, str):
-        return _text(Decimal(to) * ratio)
-    return [_text(Decimal(part) * ratio) if n % 2 == 0 else part for n, part in enumerate(to)]
+        return amount_text(Decimal(to) * ratio)
+    return [amount_text(Decimal(part) * ratio) if n % 2 == 0 else part for n, part in enumerate(to)]
 
 
 def _base(value: Any) -> str:
@@ -271,97 +269,19 @@ def _rates(prices: Any) -> Json:
 
 def _spec(value: Any) -> Any:
     if isinstance(value, Decimal):
-        return _text(value)
-    steps = [part for tier in value.tiers for part in (tier.start, _text(tier.price))]
-    return [_text(value.base), *steps]
+        return amount_text(value)
+    steps = [part for tier in value.tiers for part in (tier.start, amount_text(tier.price))]
+    return [amount_text(value.base), *steps]
 
 
-def _text(amount: Decimal) -> str:
-    return format(amount.normalize(), "f")
-
-
-# --- our overrides -----------------------------------------------------------------------------------------------------
-
-
-def _add_price(compiled: Json, entry: Mapping[str, Any]) -> None:
-    models = compiled.setdefault(entry["provider"], {"source": "overrides", "models": []})["models"]
-    name = entry["model"].lower()
-    chosen = [model for model in models if model["id"] == name or name in model["names"]]
-    if not chosen:
-        chosen = [{"id": name, "names": [name], "rows": []}]
-        models.append(chosen[0])
-    for model in chosen:
-        _apply_price(model, entry)
-
-
-def _apply_price(model: Json, entry: Mapping[str, Any]) -> None:
-    if entry.get("replace"):
-        model["rows"] = []
-        model.pop("free", None)
-    for key in ("free", "minimum", "unpublished"):
-        if key in entry:
-            model[key] = entry[key]
-    rates = {item: _text(Decimal(entry[item])) for item in UNITS if item in entry}
-    row = _override_row(entry)
-    if "above" in entry:
-        _add_step(model["rows"], row, rates, entry)
-    elif rates:
-        model["rows"].append({**row, "rates": rates})
-
-
-def _override_row(entry: Mapping[str, Any]) -> Json:
-    row: Json = {}
-    when = entry.get("when", {})
-    if when:
-        row["when"] = "batch" if when.get("batch") else when.get("speed") or when["service_tier"]
-    for key in ("from", "until"):
-        if key in entry:
-            row[key] = entry[key]
-    if "hours" in entry:
-        row["hours"] = [span.split("-") for span in entry["hours"]]
-    if "weekdays" in entry:
-        row["days"] = entry["weekdays"]
-    row["source"] = entry.get("source", "overrides")
-    return row
-
-
-def _add_step(rows: list[Json], row: Json, rates: Json, entry: Mapping[str, Any]) -> None:
-    """Turn an entry with ``above`` into a step of the row that it belongs to: same model, days and hours."""
-    belongs = [r for r in rows if all(r.get(k) == row.get(k) for k in ("when", "from", "until", "hours", "days"))]
-    if not belongs:
-        what = f"{entry['provider']} {entry['model']}"
-        raise ValueError(f"[[price]] {what} above = {entry['above']} has no entry without 'above' beside it")
-    base = belongs[-1]["rates"]
-    for item, price in rates.items():
-        current = base[item]
-        base[item] = [*([current] if isinstance(current, str) else current), entry["above"], price]
-
-
-def _add_ratio(models: Sequence[Json], ratio: Mapping[str, Any]) -> None:
-    factor, item, of = Decimal(ratio["factor"]), ratio["item"], ratio["of"]
-    for model in models:
-        for row in model["rows"]:
-            rates = row["rates"]
-            if item not in rates and of in rates and (ratio.get("needs") is None or ratio["needs"] in rates):
-                rates[item] = _times(rates[of], factor)
-
-
-def _times(value: Any, factor: Decimal) -> Any:
-    if isinstance(value, str):
-        return _text(Decimal(value) * factor)
-    return [_text(Decimal(part) * factor) if n % 2 == 0 else part for n, part in enumerate(value)]
-
-
-def _hosts(providers: Sequence[Any], overrides: Overrides) -> Json:
-    """Return the hosts whose pattern in the library is a plain name, and ours: host -> [[path, provider], ...]."""
+def _hosts(providers: Sequence[Any]) -> Json:
+    """Return the hosts whose pattern in the library is a plain name: host -> [[path, provider], ...]."""
     hosts: dict[str, list[list[str]]] = {}
     for provider in providers:
         plain = provider.api_pattern.removesuffix("(?:/|$)").replace("\\.", ".")
         if re.fullmatch(r"https://[a-z0-9.-]+(/[a-z0-9-]+)*", plain):
             parts = urlsplit(plain)
             hosts.setdefault(parts.netloc, []).append([parts.path, provider.id])
-    for entry in overrides["host"]:
-        hosts.setdefault(entry["host"], []).append([entry.get("path", ""), entry["provider"]])
     return {host: sorted(places, key=lambda place: -len(place[0])) for host, places in sorted(hosts.items())}
 
 
@@ -374,7 +294,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0 if is_same else 1
     BOOK.write_text(text, encoding="utf-8")
     models = sum(line.startswith('{"id"') for line in text.splitlines())
-    sys.stdout.write(f"{BOOK.name}: {models} models, {len(text) // 1024} KiB, made on {date.today().isoformat()}\n")
+    sys.stdout.write(f"{BOOK.name}: {models} models, {len(text) // 1024} KiB\n")
     return 0
 
 

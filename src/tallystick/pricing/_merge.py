@@ -1,0 +1,107 @@
+"""Overrides onto a book: the same for the file that is shipped and for a user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from tallystick.errors import SettingsError
+from tallystick.pricing._items import UNITS
+from tallystick.pricing.overrides import Overrides
+
+Json = dict[str, Any]
+
+
+def merge(document: Json, overrides: Overrides) -> None:
+    """Put ``overrides`` into ``document``, a book: what they say wins over what stands there."""
+    providers = document["providers"]
+    for entry in overrides["price"]:
+        _add_price(providers, entry)
+    for ratio in overrides["ratio"]:
+        if ratio["provider"] in providers:
+            _add_ratio(providers[ratio["provider"]]["models"], ratio)
+    for entry in overrides["host"]:
+        places = document["hosts"].setdefault(entry["host"].lower(), [])
+        places.insert(0, [entry.get("path", ""), entry["provider"]])
+        places.sort(key=lambda place: -len(place[0]))
+    document["fees"] += overrides["fee"]
+    document["multipliers"] += overrides["multiplier"]
+    document["aliases"] += overrides["alias"]
+
+
+def amount_text(amount: Decimal) -> str:
+    """Return ``amount`` in the shortest plain notation: the book's."""
+    return format(amount.normalize(), "f")
+
+
+def _add_price(compiled: Json, entry: Mapping[str, Any]) -> None:
+    models = compiled.setdefault(entry["provider"], {"source": "overrides", "models": []})["models"]
+    name = entry["model"].lower()
+    chosen = [model for model in models if model["id"] == name or name in model["names"]]
+    if not chosen:
+        chosen = [{"id": name, "names": [name], "rows": []}]
+        models.append(chosen[0])
+    for model in chosen:
+        _apply_price(model, entry)
+
+
+def _apply_price(model: Json, entry: Mapping[str, Any]) -> None:
+    if entry.get("replace"):
+        model["rows"] = []
+        model.pop("free", None)
+    for key in ("free", "minimum", "unpublished"):
+        if key in entry:
+            model[key] = entry[key]
+    rates = {item: amount_text(Decimal(entry[item])) for item in UNITS if item in entry}
+    row = _override_row(entry)
+    if "above" in entry:
+        _add_step(model["rows"], row, rates, entry)
+    elif rates:
+        model["rows"].append({**row, "rates": rates})
+
+
+def _override_row(entry: Mapping[str, Any]) -> Json:
+    row: Json = {}
+    when = entry.get("when", {})
+    if when:
+        row["when"] = "batch" if when.get("batch") else when.get("speed") or when["service_tier"]
+    for key in ("from", "until"):
+        if key in entry:
+            row[key] = entry[key]
+    if "hours" in entry:
+        row["hours"] = [span.split("-") for span in entry["hours"]]
+    if "weekdays" in entry:
+        row["days"] = entry["weekdays"]
+    row["source"] = entry.get("source", "overrides")
+    return row
+
+
+def _add_step(rows: list[Json], row: Json, rates: Json, entry: Mapping[str, Any]) -> None:
+    """Turn an entry with ``above`` into a step of the row that it belongs to: same model, days and hours."""
+    belongs = [r for r in rows if all(r.get(k) == row.get(k) for k in ("when", "from", "until", "hours", "days"))]
+    if not belongs:
+        what = f"{entry['provider']} {entry['model']}"
+        raise SettingsError(
+            f"[[price]] {what} above = {entry['above']}: there is no entry without 'above' for the same days and case; "
+            "write that one first"
+        )
+    base = belongs[-1]["rates"]
+    for item, price in rates.items():
+        current = base[item]
+        base[item] = [*([current] if isinstance(current, str) else current), entry["above"], price]
+
+
+def _add_ratio(models: Sequence[Json], ratio: Mapping[str, Any]) -> None:
+    factor, item, of = Decimal(ratio["factor"]), ratio["item"], ratio["of"]
+    for model in models:
+        for row in model["rows"]:
+            rates = row["rates"]
+            if item not in rates and of in rates and (ratio.get("needs") is None or ratio["needs"] in rates):
+                rates[item] = _times(rates[of], factor)
+
+
+def _times(value: Any, factor: Decimal) -> Any:
+    if isinstance(value, str):
+        return amount_text(Decimal(value) * factor)
+    return [amount_text(Decimal(part) * factor) if n % 2 == 0 else part for n, part in enumerate(value)]
