@@ -1,0 +1,260 @@
+"""Watches the budgets after each commit, claims an alert in the journal, and brings it to Slack; never in ingest's way.
+
+A claim is durable before anything is sent, and so is "being sent", and the outcome: whatever moment the collector is
+killed at, it knows afterwards what was told and what may have been.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from tallystick.alerts import (
+    Alert,
+    Context,
+    Contributor,
+    DearestCall,
+    Message,
+    Slack,
+    due_alert,
+    next_try_at,
+    repeated,
+    slack_message,
+)
+from tallystick.collector import query
+from tallystick.collector.apply import Applier
+from tallystick.collector.journal import Journal, Position
+from tallystick.collector.settings import Settings
+from tallystick.errors import DeliveryDelayedError, DeliveryRefusedError, SettingsError, StoreError
+from tallystick.model.budgets import Budget
+from tallystick.model.segment import Kind
+from tallystick.model.windows import Window, window_at
+
+log = logging.getLogger("tallystick.alerts")
+
+HOUR = timedelta(hours=1)
+IDLE_S = 0.5
+CONTRIBUTORS = 3
+CONTRIBUTING = ("feature", "user", "model")
+APPLIED_S = 30.0
+
+
+def utc_now() -> datetime:
+    """Return the time, in UTC."""
+    return datetime.now(UTC)
+
+
+class Alerting:
+    """Two threads: one that looks at the budgets, one that delivers."""
+
+    def __init__(
+        self, settings: Settings, journal: Journal, applier: Applier, clock: Callable[[], datetime] = utc_now
+    ) -> None:
+        self.budgets = settings.budgets()
+        self.journal = journal
+        self.applier = applier
+        self.clock = clock
+        self.every_s = settings.alerts.every_ms / 1000
+        self.dashboard_url = settings.alerts.dashboard_url
+        self.slack = _slack(settings)
+        self._told: dict[tuple[str, datetime], set[Decimal]] = defaultdict(set)
+        self._stopping = threading.Event()
+        self._raised = threading.Event()
+        self._ready = threading.Event()
+        self._upto = Position(0, 0)
+        self._threads = [
+            threading.Thread(target=self._watch_forever, name="tallystick-budgets", daemon=True),
+            threading.Thread(target=self._deliver_forever, name="tallystick-deliver", daemon=True),
+        ]
+
+    def start(self) -> None:
+        """Begin to watch and deliver; when there is no budget there is nothing to watch."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End the threads; a message under way is waited for, because its outcome must be written down."""
+        self._stopping.set()
+        self.applier.committed.set()
+        self._raised.set()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+
+    # Watching
+
+    def _watch_forever(self) -> None:
+        while not self._stopping.is_set() and not self.applier.wait_applied(self.journal.end, 1.0):
+            continue  # claims that are still to be applied would be raised again
+        while not self._stopping.is_set():
+            try:
+                if not self._ready.is_set():
+                    self._recall()
+                    self._ready.set()
+                self.look(self.clock())
+            except (StoreError, OSError) as error:
+                log.warning("the budgets cannot be looked at now: %s", error)
+            self.applier.committed.wait(timeout=30.0)
+            self.applier.committed.clear()
+            self._stopping.wait(self.every_s)
+
+    def _recall(self) -> None:
+        for budget, start, threshold in self._ask("SELECT budget, window_start, threshold FROM alerts"):
+            self._told[budget, start.replace(tzinfo=UTC)].add(Decimal(threshold))
+
+    def look(self, now: datetime) -> None:
+        """Raise what is due at ``now``."""
+        for budget in self.budgets:
+            window = window_at(budget, now)
+            told = self._told[budget.name, window.start]
+            spent_usd, unpriced_units = query.spent(self._ask, budget, window.start, window.end)
+            alert = due_alert(budget, window, spent_usd, told)
+            if alert is not None:
+                self._raise(alert, unpriced_units, now)
+                told.add(alert.threshold)
+
+    def _raise(self, alert: Alert, unpriced_units: int, now: datetime) -> None:
+        message = slack_message(alert, self._context(alert, unpriced_units, now)) if self.slack else None
+        self._write(
+            {
+                "event": "raised",
+                "id": alert_id(alert),
+                "at": now.isoformat(),
+                "budget": alert.budget.name,
+                "window_start": alert.window.start.isoformat(),
+                "window_end": alert.window.end.isoformat(),
+                "threshold": str(alert.threshold),
+                "limit_usd": str(alert.limit_usd),
+                "spent_usd": str(alert.spent_usd),
+                "message": None if message is None else json.dumps({"text": message.text, "blocks": message.blocks}),
+            }
+        )
+        self._raised.set()
+
+    def _context(self, alert: Alert, unpriced_units: int, now: datetime) -> Context:
+        budget, window = alert.budget, alert.window
+        where, values = query.scope_where(budget, window.start, window.end)
+        return Context(
+            at=now,
+            dashboard_url=self.dashboard_url,
+            pace_usd_per_hour=self._pace(budget, window, now),
+            contributors=self._contributors(budget, where, values),
+            dearest_call=self._dearest_call(where, values),
+            unpriced_units=unpriced_units,
+            price_version=self._price_version(where, values),
+        )
+
+    def _pace(self, budget: Budget, window: Window, now: datetime) -> Decimal | None:
+        start = max(window.start, now - HOUR)
+        elapsed_s = Decimal((now - start).total_seconds())
+        if elapsed_s <= 0:
+            return None
+        spent_usd, _ = query.spent(self._ask, budget, start, now)
+        return spent_usd * 3600 / elapsed_s
+
+    def _contributors(self, budget: Budget, where: str, values: list[Any]) -> tuple[Contributor, ...]:
+        """Return the dearest values of the first dimension that tells calls apart and is not fixed by the scope."""
+        for dimension in CONTRIBUTING:
+            if dimension in budget.scope:
+                continue
+            column = query.COLUMNS[dimension]
+            sql = f"""
+                SELECT coalesce({column}, ''), sum(cost_usd) FROM calls WHERE {where} AND cost_usd > 0
+                GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {CONTRIBUTORS}
+            """
+            rows = self._ask(sql, values)
+            if any(value for value, _ in rows):
+                return tuple(Contributor(dimension=dimension, value=value, spend_usd=spent) for value, spent in rows)
+        return ()
+
+    def _dearest_call(self, where: str, values: list[Any]) -> DearestCall | None:
+        sql = f"""
+            SELECT id, cost_usd, coalesce(model, ''), started_at FROM calls WHERE {where} AND cost_usd > 0
+            ORDER BY cost_usd DESC, started_at LIMIT 1
+        """
+        for call_id, cost_usd, model, at in self._ask(sql, values):
+            return DearestCall(id=call_id, cost_usd=cost_usd, model=model, at=at.replace(tzinfo=UTC))
+        return None
+
+    def _price_version(self, where: str, values: list[Any]) -> str | None:
+        sql = f"SELECT max(price_version) FROM units WHERE (trace_id, call_id) IN (SELECT (trace_id, id) FROM calls WHERE {where})"
+        version: str | None = self._ask(sql, values)[0][0]
+        return version
+
+    # Delivering
+
+    def _deliver_forever(self) -> None:
+        while not self._stopping.is_set():
+            wait_s = IDLE_S
+            if self.slack is not None and self._ready.is_set():
+                try:
+                    self._deliver_due(self.slack)
+                except (StoreError, OSError) as error:
+                    log.warning("alerts cannot be delivered now: %s", error)
+                    wait_s = 2.0
+            self._raised.wait(wait_s)
+            self._raised.clear()
+
+    def _deliver_due(self, slack: Slack) -> None:
+        """Send, oldest first, what may be sent now; one that has to wait holds up those behind it, so that the order stays."""
+        if not self.applier.wait_applied(self._upto, APPLIED_S):
+            return
+        sql = """
+            SELECT alert_id, message, outbox.attempts, not_before, is_ambiguous FROM outbox JOIN alerts ON alerts.id = alert_id
+            ORDER BY raised_at, alert_id
+        """
+        for alert, text, attempts, not_before, is_ambiguous in self._ask(sql):
+            if self._stopping.is_set() or not_before.replace(tzinfo=UTC) > self.clock():
+                return
+            if not self._deliver(slack, alert, text, attempts, is_ambiguous):
+                return
+
+    def _deliver(self, slack: Slack, alert: str, text: str, attempts: int, is_ambiguous: bool) -> bool:
+        content = json.loads(text)
+        message = Message(text=content["text"], blocks=tuple(content["blocks"]))
+        self._write({"event": "sending", "id": alert, "at": self.clock().isoformat()})
+        try:
+            slack.deliver(repeated(message) if is_ambiguous else message)
+        except DeliveryDelayedError as error:
+            not_before = next_try_at(attempts + 1, self.clock(), error.retry_after_s)
+            # Once a message may have arrived, every later one is a possible repeat.
+            self._write({
+                "event": "delayed", "id": alert, "at": self.clock().isoformat(), "error": str(error),
+                "not_before": not_before.isoformat(), "is_ambiguous": error.ambiguous or is_ambiguous,
+            })  # fmt: skip
+            return False
+        except DeliveryRefusedError as error:
+            log.warning("an alert was not delivered: %s", error)
+            self._write({"event": "refused", "id": alert, "at": self.clock().isoformat(), "error": str(error)})
+            return True
+        self._write({"event": "delivered", "id": alert, "at": self.clock().isoformat()})
+        return True
+
+    def _write(self, event: dict[str, Any]) -> None:
+        self._upto = max(self._upto, self.journal.append(Kind.ALERT, json.dumps(event).encode()).result())
+
+    def _ask(self, sql: str, params: Any = ()) -> list[tuple[Any, ...]]:
+        return self.applier.store.ask(sql, params)
+
+
+def alert_id(alert: Alert) -> str:
+    """Return what names the claim: one per budget, window and threshold."""
+    claim = f"{alert.budget.name}\n{alert.window.start.isoformat()}\n{alert.threshold.normalize()}"
+    return hashlib.sha256(claim.encode()).hexdigest()[:16]
+
+
+def _slack(settings: Settings) -> Slack | None:
+    url = settings.alerts.slack_webhook_url
+    if url is None:
+        return None
+    try:
+        return Slack(url.get_secret_value())
+    except ValueError as error:
+        raise SettingsError(f"[alerts]: slack_webhook_url: {error}") from error

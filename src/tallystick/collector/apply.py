@@ -1,0 +1,213 @@
+"""The applier: one thread that turns the journal into rows, a transaction per group.
+
+It reads the journal's files by position, not a queue in memory, so that it may be behind, be restarted, or live in another
+process than the receiver.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from google.protobuf.message import DecodeError
+
+from tallystick.collector.decode import Batch, Decoder
+from tallystick.collector.events import Statement, statements
+from tallystick.collector.journal import Journal, Position
+from tallystick.collector.store import BadRowsError, Store
+from tallystick.errors import StoreError
+from tallystick.model.segment import Damage, Kind, Record, encode_record, write_all
+
+log = logging.getLogger("tallystick.apply")
+
+GROUP_BYTES = 4 * 1024 * 1024
+GATHER_BYTES = 1024 * 1024
+"""When that much waits, there is no use in gathering more."""
+IDLE_S = 0.5
+CHECKPOINT_IDLE_S = 10.0
+BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+STUCK_S = 10.0
+
+
+@dataclass(slots=True)
+class _Group:
+    batch: Batch = field(default_factory=Batch)
+    statements: list[Statement] = field(default_factory=list)
+
+
+class Applier:
+    """Owns the store; ``store`` is the one that is open now, and may be another one after a fault."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        open_store: Callable[[], tuple[Store, str | None]],
+        decoder: Decoder,
+        quarantine: Path,
+        group_ms: int,
+    ) -> None:
+        self.journal = journal
+        self.decoder = decoder
+        self.quarantine = quarantine
+        self.group_ms = group_ms
+        self.fault: str | None = None
+        """Why nothing is stored at the moment."""
+        self.progress_at = time.monotonic()
+        self.committed = threading.Event()
+        """Set after each commit; whoever waits for it clears it."""
+        self._open_store = open_store
+        self._stopping = threading.Event()
+        self._checkpointed = True
+        self._applied_at = time.monotonic()
+        self.store = self._open()
+        self._thread = threading.Thread(target=self._run, name="tallystick-apply", daemon=True)
+
+    def start(self) -> None:
+        """Begin to apply."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish the current group, then close the store."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self.store.close()
+
+    def behind_bytes(self) -> int:
+        """Return how much of the journal is not in the store yet."""
+        return max(self.journal.bytes_between(self.store.applied, self.journal.end), 0)
+
+    def trouble(self) -> str | None:
+        """Return why what arrives is not being stored, None when it is."""
+        if self.fault is not None:
+            return self.fault
+        if self._thread.ident is not None and not self._thread.is_alive() and not self._stopping.is_set():
+            return "the applier has ended"
+        silent_s = time.monotonic() - self.progress_at
+        if silent_s > STUCK_S and self.store.applied < self.journal.end:
+            return f"the applier has not moved for {silent_s:.0f} s"
+        return None
+
+    def wait_applied(self, upto: Position, timeout_s: float) -> bool:
+        """Wait until the store holds what the journal holds up to ``upto``."""
+        until = time.monotonic() + timeout_s
+        while self.store.applied < upto:
+            if time.monotonic() > until or self._stopping.is_set():
+                return False
+            time.sleep(0.005)
+        return True
+
+    def _open(self) -> Store:
+        store, told = self._open_store()
+        if told:
+            log.warning("%s", told)
+        if store.applied > self.journal.end:
+            log.warning("the journal is shorter than what was applied of it; it is read from its beginning")
+            store.applied = Position(1, 0)
+        return store
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._stopping.is_set():
+            try:
+                self._step()
+                failures, self.fault = 0, None
+            except (StoreError, OSError) as error:
+                self.fault = str(error)
+                log.warning("%s; trying again", error)
+                self._stopping.wait(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
+                failures += 1
+                self._reopen()
+
+    def _reopen(self) -> None:
+        """DuckDB is of no more use after some faults (a full disk during a checkpoint, say) until it is opened anew."""
+        self.store.close()
+        try:
+            self.store = self._open()
+        except (StoreError, OSError) as error:
+            self.fault = str(error)
+
+    def _step(self) -> None:
+        start = self.store.applied
+        if not self.journal.wait(start, IDLE_S):
+            self.progress_at = time.monotonic()
+            self._rest()
+            return
+        if self.journal.bytes_between(start, self.journal.end) < GATHER_BYTES:
+            self._stopping.wait(self.group_ms / 1000)
+        found, upto = self.journal.read(start, GROUP_BYTES)
+        if found:
+            self._apply(found, start, upto)
+        else:
+            self.store.applied = upto
+        self._checkpointed = False
+        self._applied_at = self.progress_at = time.monotonic()
+        self.committed.set()
+
+    def _rest(self) -> None:
+        if not self._checkpointed and time.monotonic() - self._applied_at > CHECKPOINT_IDLE_S:
+            self.store.checkpoint()
+            self._checkpointed = True
+
+    def _apply(self, found: Sequence[Record | Damage], start: Position, upto: Position) -> None:
+        """Store a group; when a row in it cannot be stored, store the halves, down to the one record that is the cause."""
+        group = self._decode(found)
+        try:
+            self.store.apply(group.batch, upto, group.statements)
+        except BadRowsError as error:
+            if len(found) == 1:
+                self._set_aside(found[0], str(error))
+                self.store.apply(_uncounted(), upto)
+                return
+            half = len(found) // 2
+            middle = Position(start.segment, start.offset + found[half - 1].end)
+            self._apply(found[:half], start, middle)
+            self._apply(found[half:], start, upto)
+
+    def _decode(self, found: Sequence[Record | Damage]) -> _Group:
+        group = _Group()
+        for record in found:
+            if isinstance(record, Damage):
+                group.batch.counts["damaged_bytes"] += record.end - record.start
+                continue
+            try:
+                self._take(group, record)
+            except Exception as error:  # noqa: BLE001 -- one record that breaks us must not stop the ones behind it
+                if not isinstance(error, DecodeError):
+                    log.exception("a record of the journal cannot be decoded; it is kept in %s", self.quarantine)
+                self._set_aside(record, f"{type(error).__name__}: {error}")
+                group.batch.extend(_uncounted())
+        return group
+
+    def _take(self, group: _Group, record: Record) -> None:
+        if record.kind == Kind.TRACES:
+            group.batch.extend(self.decoder.decode(record.payload, record.time_ns))
+        elif record.kind == Kind.ALERT:
+            group.statements += statements(json.loads(record.payload))
+        elif record.kind == Kind.NOTE:
+            for name, count in json.loads(record.payload)["counts"].items():
+                group.batch.counts[str(name)] += int(count)
+
+    def _set_aside(self, record: Record | Damage, reason: str) -> None:
+        assert isinstance(record, Record), "damage has no rows that could be refused"
+        log.warning(
+            "a record of %d bytes cannot be stored (%s); it is kept in %s", len(record.payload), reason, self.quarantine
+        )
+        fd = os.open(self.quarantine, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            write_all(fd, encode_record(Kind(record.kind), record.payload, record.time_ns))
+        finally:
+            os.close(fd)
+
+
+def _uncounted() -> Batch:
+    """Return what is stored in place of a record that cannot be: that there was one."""
+    batch = Batch()
+    batch.counts["dropped_records"] += 1
+    return batch

@@ -1,0 +1,383 @@
+"""Spans become rows: calls, units, attempts and the rest.  Pure but for the price book; docs/spans.md is the contract."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from tallystick.collector import wire
+from tallystick.collector.emitters import OURS, Emission, emission_of
+from tallystick.collector.spans import span_or_reason
+from tallystick.model import attributes as names
+from tallystick.model.failures import Outcome
+from tallystick.model.receipt import CostStatus, Receipt
+from tallystick.model.usage import Usage
+
+Price = Callable[..., Receipt]
+Row = dict[str, Any]
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+
+COST_MAX = Decimal(1_000_000)
+"""USD; what is dearer than this in one response is not a price but a mistake, and does not fit the column."""
+PICO = Decimal("1e-12")
+COUNT_MAX = 10**12
+"""Tokens; more in one response is not a count but a mistake."""
+TEXT_CHARS_MAX = 1024
+TAGS_MAX = 64
+STATUS_CODE_ERROR = 2
+DROPPED = "tallystick.dropped.records"
+"""On a span of ours: how many records an app could not keep."""
+WEAKEST_FIRST = (CostStatus.UNKNOWN, CostStatus.ESTIMATED, CostStatus.PROVIDER_REPORTED, CostStatus.EXACT)
+TOKENS = ("input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
+OUTCOMES = frozenset(Outcome)
+
+# Texts of users and models, under the names that other emitters give them; they are not kept.
+CONTENT = (
+    "gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.system_instructions", "gen_ai.tool.", "gen_ai.prompt.",
+    "gen_ai.completion", "gen_ai.content", "llm.input_messages", "llm.output_messages", "llm.prompts", "llm.invocation",
+    "input.value", "output.value", "traceloop.entity.", "ai.prompt", "ai.response.text", "ai.response.toolCalls",
+    "ai.response.object", "langfuse.observation.input", "langfuse.observation.output", "langfuse.trace.input",
+    "langfuse.trace.output",
+)  # fmt: skip
+
+# What has a column of its own, or is in the units.
+TAKEN = frozenset({
+    names.OPERATION, names.PROVIDER, names.REQUEST_MODEL, names.RESPONSE_MODEL, names.RESPONSE_ID, names.REQUEST_STREAM,
+    names.RESPONSE_FINISH_REASONS, names.RESPONSE_FIRST_CHUNK, names.INPUT_TOKENS, names.OUTPUT_TOKENS,
+    names.CACHE_READ_TOKENS, names.CACHE_WRITE_TOKENS, names.REASONING_TOKENS, names.COST_AMOUNT, names.COST_CURRENCY,
+    names.COST_STATUS, names.PROMPT_NAME, names.EXCEPTION_TYPE, names.OUTCOME, names.ERROR_CODE, names.ATTEMPTS,
+    names.FEATURE, names.USER, names.SESSION, names.CALLER, names.KEY, names.UNITS,
+})  # fmt: skip
+
+
+@dataclass(slots=True)
+class Batch:
+    """The rows of one transaction, before duplicates are dropped.
+
+    A unit points at its call by (trace_id, call_id).  The sums of a call over its units are made by `settle`, when it is
+    known which units count.
+    """
+
+    calls: list[Row] = field(default_factory=list)
+    units: list[Row] = field(default_factory=list)
+    attempts: list[Row] = field(default_factory=list)
+    spans: list[Row] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def extend(self, other: Batch) -> None:
+        """Take what ``other`` holds."""
+        self.calls += other.calls
+        self.units += other.units
+        self.attempts += other.attempts
+        self.spans += other.spans
+        self.counts += other.counts
+
+
+@dataclass(slots=True)
+class Decoder:
+    """Decodes bodies with one price book; for one thread."""
+
+    price: Price
+    spans_max: int
+    attributes_max: int
+    _memory: wire.Memory = field(default_factory=wire.Memory)
+
+    def decode(self, body: bytes, received_ns: int) -> Batch:
+        """Return the rows of an ``ExportTraceServiceRequest`` that arrived at ``received_ns``; raises DecodeError."""
+        batch = Batch()
+        received = 0
+        for scoped in wire.scopes(body, self._memory):
+            for data in scoped.spans:
+                received += 1
+                span, reason = span_or_reason(data, received_ns, self.attributes_max)
+                if received > self.spans_max:
+                    reason = "too many spans"
+                if reason is None:
+                    reason = self._take(batch, span, scoped, received_ns)
+                if reason is not None:
+                    batch.counts[f"rejected:{reason}"] += 1
+        batch.counts["received"] += received
+        return batch
+
+    def _take(self, batch: Batch, span: Any, scoped: wire.Scoped, received_ns: int) -> str | None:
+        try:
+            found = self._memory.attributes(span.attributes)
+        except DecodeError:
+            batch.counts["damaged_attributes"] += 1
+            found = wire.lenient(span.attributes, self._memory)
+        row = _base(span, received_ns)
+        if scoped.scope == names.SCOPE and found.get(names.ATTEMPT) is True:
+            batch.attempts.append(_attempt(row, found))
+        elif scoped.scope == names.SCOPE and (names.OPERATION in found or names.UNITS in found):
+            self._call(batch, row, span, found, scoped, OURS)
+        else:
+            batch.spans.append(_rest(row, span, found, scoped))
+            if (emission := emission_of(scoped.scope, found)) is not None:
+                self._call(batch, dict(row), span, found, scoped, emission)
+        return None
+
+    def _call(
+        self, batch: Batch, row: Row, span: Any, found: wire.Attributes, scoped: wire.Scoped, emission: Emission
+    ) -> None:
+        call = _call(row, span, found, scoped, emission)
+        if emission.usage is not None:
+            records: list[Any] = [_unit_of_usage(call, found, emission)]
+        else:
+            records = _units(found)
+        for position, record in enumerate(records):
+            batch.units.append(self._unit(call, position, record, emission))
+        batch.calls.append(call)
+
+    def _unit(self, call: Row, position: int, record: Any, emission: Emission) -> Row:
+        record = record if isinstance(record, dict) else {"malformed": True}
+        at = _instant(record.get("at"), call["started_at"])
+        provider, model = (
+            _text(record.get("provider")) or call["provider"] or "",
+            _text(record.get("model")) or call["model"],
+        )
+        estimated = record.get("estimated") is True
+        receipt = self._receipt(provider, model or "", record, at)
+        status, cost_usd = receipt.status, receipt.cost_usd
+        if estimated and status is CostStatus.EXACT:
+            status = CostStatus.ESTIMATED
+        if cost_usd is not None and not 0 <= cost_usd < COST_MAX:
+            status, cost_usd = CostStatus.UNKNOWN, None
+        usage = receipt.usage or Usage()
+        return {
+            "call_id": call["id"],
+            "trace_id": call["trace_id"],
+            "position": position,
+            "unit_id": _text(record.get("id")),
+            "provider": provider,
+            "model": model,
+            "api": _text(record.get("api")),
+            "answered_at": at,
+            "usage": _json(record.get("usage")),
+            "params": _json(record.get("params") or {}),
+            "estimated": estimated,
+            "cost_usd": None if cost_usd is None else cost_usd.quantize(PICO, ROUND_HALF_EVEN),
+            "cost_status": status.value,
+            "price_version": receipt.price_version or None,
+            "receipt": _json({**receipt.as_dict(), "status": status.value}),
+            **{name: min(max(getattr(usage, name), 0), COUNT_MAX) for name in TOKENS},
+            "source": emission.source,
+            "precedence": emission.precedence,
+        }
+
+    def _receipt(self, provider: str, model: str, record: Mapping[str, Any], at_us: int) -> Receipt:
+        def unknown(reason: str) -> Receipt:
+            return Receipt(provider=provider, model=model, status=CostStatus.UNKNOWN, reason=reason)
+
+        if "malformed" in record:
+            return unknown(f"the span's {names.UNITS} cannot be read")
+        params = record.get("params")
+        params = {str(key): value for key, value in params.items()} if isinstance(params, dict) else {}
+        for name in ("provider", "model", "usage", "timestamp", "api"):
+            params.pop(name, None)
+        at = EPOCH + at_us * MICROSECOND
+        try:
+            return self.price(provider, model, record.get("usage"), api=record.get("api"), timestamp=at, **params)
+        except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+            # What a span says can be anything; a unit that breaks the price book is one without a known price.
+            return unknown(f"it cannot be priced: {type(error).__name__}: {error}")
+
+
+def settle(call: Row, units: list[Row]) -> None:
+    """Write the sums of ``units``, which are the ones that count, into ``call``."""
+    known = [unit["cost_usd"] for unit in units if unit["cost_usd"] is not None]
+    statuses = {unit["cost_status"] for unit in units}
+    call["units"] = len(units)
+    call["unpriced_units"] = len(units) - len(known)
+    call["estimated_units"] = sum(unit["cost_status"] == CostStatus.ESTIMATED for unit in units)
+    call["cost_usd"] = sum(known, Decimal(0)) if known or not units else None
+    call["estimated_usd"] = sum(
+        (
+            unit["cost_usd"]
+            for unit in units
+            if unit["cost_status"] == CostStatus.ESTIMATED and unit["cost_usd"] is not None
+        ),
+        Decimal(0),
+    )
+    call["cost_status"] = next((status.value for status in WEAKEST_FIRST if status.value in statuses), None)
+    for name in TOKENS:
+        call[name] = sum(unit[name] for unit in units)
+
+
+def _base(span: Any, received_ns: int) -> Row:
+    parent_id = span.parent_span_id
+    start_ns, end_ns = span.start_time_unix_nano, span.end_time_unix_nano
+    return {
+        "id": span.span_id.hex(),
+        "trace_id": span.trace_id.hex(),
+        # A span that is its own parent would make every walk up the tree endless.
+        "parent_id": parent_id.hex() if len(parent_id) == 8 and any(parent_id) and parent_id != span.span_id else None,
+        "started_at": start_ns // 1000,
+        "received_at": received_ns // 1000,
+        "duration_ms": (end_ns - start_ns) / 1e6 if end_ns >= start_ns else None,
+    }
+
+
+def _call(row: Row, span: Any, found: wire.Attributes, scoped: wire.Scoped, emission: Emission) -> Row:
+    first_chunk_s = _number(found.get(names.RESPONSE_FIRST_CHUNK))
+    latency_ms = row.pop("duration_ms")
+    return {
+        **row,
+        "latency_ms": latency_ms,
+        "first_chunk_ms": None if first_chunk_s is None else first_chunk_s * 1000,
+        "operation": _text(found.get(names.OPERATION)),
+        "provider": emission.provider or _text(found.get(names.PROVIDER)),
+        "model": _text(found.get(names.REQUEST_MODEL)) or _text(found.get(names.RESPONSE_MODEL)),
+        "response_model": _text(found.get(names.RESPONSE_MODEL)),
+        "outcome": _outcome(found, span),
+        "error_code": _text(found.get(names.ERROR_CODE)),
+        "exception": _text(found.get(names.EXCEPTION_TYPE)),
+        "stream": found.get(names.REQUEST_STREAM) is True,
+        "attempts": _count(found.get(names.ATTEMPTS), 1),
+        "service": _text(scoped.resource.get(names.SERVICE)),
+        "environment": _text(scoped.resource.get(names.ENVIRONMENT)),
+        "feature": _text(found.get(names.FEATURE)),
+        "user_id": _text(found.get(names.USER)),
+        "session_id": _text(found.get(names.SESSION)) or _text(found.get("gen_ai.conversation.id")),
+        "prompt": _text(found.get(names.PROMPT_NAME)),
+        "key_id": _text(found.get(names.KEY)),
+        "caller": _text(found.get(names.CALLER)),
+        "tags": _tags(found),
+        "finish_reasons": _texts(found.get(names.RESPONSE_FINISH_REASONS)),
+        "source": emission.source,
+        "precedence": emission.precedence,
+        "attributes": _left(found, TAKEN),
+    }
+
+
+def _attempt(row: Row, found: wire.Attributes) -> Row:
+    row["call_id"] = row.pop("parent_id")
+    return {
+        **row,
+        "number": _count(found.get(names.RESEND_COUNT), 0),
+        "status": _count(found.get(names.STATUS_CODE), None),
+        "outcome": _text(found.get(names.ATTEMPT_OUTCOME)),
+        "request_id": _text(found.get(names.REQUEST_ID)),
+        "retry_after_s": _number(found.get(names.RETRY_AFTER_S)),
+        "error_type": _text(found.get(names.ERROR_TYPE)),
+    }
+
+
+def _rest(row: Row, span: Any, found: wire.Attributes, scoped: wire.Scoped) -> Row:
+    return {
+        **row,
+        "name": span.name[:TEXT_CHARS_MAX].decode(errors="replace"),
+        "kind": min(span.kind, 127),
+        "status": min(span.status.code, 127),
+        "status_message": span.status.message[:TEXT_CHARS_MAX].decode(errors="replace") or None,
+        "scope": scoped.scope[:TEXT_CHARS_MAX] or None,
+        "service": _text(scoped.resource.get(names.SERVICE)),
+        "environment": _text(scoped.resource.get(names.ENVIRONMENT)),
+        "attributes": _left(found, frozenset()),
+        "dropped_records": _count(found.get(DROPPED), 0) if scoped.scope == names.SCOPE else 0,  # counted, not a column
+    }
+
+
+def _units(found: wire.Attributes) -> list[Any]:
+    """Return the call's units; one that cannot be read is still a unit, without a price, because a silent zero is worse."""
+    text = found.get(names.UNITS)
+    if text is None:
+        return []
+    try:
+        units = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        units = None
+    return units if isinstance(units, list) else [None]
+
+
+def _unit_of_usage(call: Row, found: wire.Attributes, emission: Emission) -> Row:
+    """Return the unit of a span that counts tokens but, unlike ours, has no units of its own."""
+    return {
+        "id": found.get(names.RESPONSE_ID),
+        "provider": call["provider"],
+        "model": call["response_model"] or call["model"],
+        "usage": emission.usage,
+    }
+
+
+def _outcome(found: wire.Attributes, span: Any) -> str:
+    stated = found.get(names.OUTCOME)
+    if stated in OUTCOMES:
+        return str(stated)
+    failed = span.status.code == STATUS_CODE_ERROR or names.ERROR_TYPE in found
+    if not failed:
+        return Outcome.OK.value
+    told = found.get(names.ERROR_TYPE)
+    return str(told) if told in OUTCOMES else Outcome.UNKNOWN.value
+
+
+def _tags(found: wire.Attributes) -> list[tuple[str, str]]:
+    start = len(names.TAG_PREFIX)
+    tags = [(key[start:], _shown(value)) for key, value in found.items() if key.startswith(names.TAG_PREFIX)]
+    return [(key, value) for key, value in tags if key][:TAGS_MAX]
+
+
+def _left(found: wire.Attributes, taken: frozenset[str]) -> list[tuple[str, str]]:
+    return [
+        (key, _shown(value))
+        for key, value in found.items()
+        if key not in taken and not key.startswith(names.TAG_PREFIX) and not key.startswith(CONTENT)
+    ]
+
+
+def _shown(value: wire.Value) -> str:
+    if isinstance(value, str):
+        return value[:TEXT_CHARS_MAX]
+    if isinstance(value, bytes):
+        return value[: TEXT_CHARS_MAX // 2].hex()
+    return (_json(value) or "")[:TEXT_CHARS_MAX]
+
+
+def _json(value: Any) -> str | None:
+    return None if value is None else json.dumps(value, separators=(",", ":"), default=str, ensure_ascii=False)
+
+
+def _text(value: Any) -> str | None:
+    return value[:TEXT_CHARS_MAX] if isinstance(value, str) and value else None
+
+
+def _texts(value: Any) -> list[str]:
+    return (
+        [item[:TEXT_CHARS_MAX] for item in value if isinstance(item, str)][:TAGS_MAX] if isinstance(value, list) else []
+    )
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if 0 <= value < COUNT_MAX else None
+
+
+def _count(value: Any, default: Any) -> Any:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31 else default
+
+
+def _instant(text: Any, default_us: int) -> int:
+    """Return an ISO time as microseconds since 1970, ``default_us`` when it is none."""
+    try:
+        at = datetime.fromisoformat(text)
+        return ((at if at.tzinfo else at.replace(tzinfo=UTC)) - EPOCH) // MICROSECOND
+    except (TypeError, ValueError, OverflowError):
+        return default_us
+
+
+def decimal_or_none(value: Any) -> Decimal | None:
+    """Return an amount that JSON carries as text or number, None when it is none."""
+    try:
+        amount = Decimal(str(value))
+    except InvalidOperation:
+        return None
+    return amount if amount.is_finite() else None

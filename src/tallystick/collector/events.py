@@ -1,0 +1,83 @@
+"""What became of an alert, as records of the journal and as statements that bring the tables up to them.
+
+The journal is the truth: a claim is in it before the message is sent, and the outcome right after, so neither a restart nor
+a rebuild of the tables tells an alert twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+Event = Mapping[str, Any]
+Statement = tuple[str, list[Any]]
+
+
+def statements(event: Event) -> list[Statement]:
+    """Return the statements that apply ``event``; one that a newer tallystick wrote is passed over."""
+    apply = _APPLY.get(event["event"])
+    return apply(event) if apply else []
+
+
+def _raised(event: Event) -> list[Statement]:
+    wanted = event["message"] is not None
+    alert: list[Any] = [event["id"], event["budget"], _utc(event["window_start"]), _utc(event["window_end"])]
+    alert += [event["threshold"], event["limit_usd"], event["spent_usd"], _utc(event["at"])]
+    alert += ["pending" if wanted else "unsent", event["id"]]
+    found = [(
+        """
+        INSERT INTO alerts SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, 0, NULL
+        WHERE NOT EXISTS (FROM alerts WHERE id = ?)
+        """,
+        alert,
+    )]  # fmt: skip
+    if wanted:
+        found.append((
+            "INSERT INTO outbox SELECT ?, ?, 0, ?, false WHERE EXISTS (FROM alerts WHERE id = ? AND state = 'pending')"
+            " AND NOT EXISTS (FROM outbox WHERE alert_id = ?)",
+            [event["id"], event["message"], _utc(event["at"]), event["id"], event["id"]],
+        ))  # fmt: skip
+    return found
+
+
+def _sending(event: Event) -> list[Statement]:
+    # Until the outcome is known, the message may have arrived.
+    return [
+        ("UPDATE outbox SET attempts = attempts + 1, is_ambiguous = true WHERE alert_id = ?", [event["id"]]),
+        ("UPDATE alerts SET deliveries = deliveries + 1 WHERE id = ?", [event["id"]]),
+    ]
+
+
+def _delivered(event: Event) -> list[Statement]:
+    return [
+        ("DELETE FROM outbox WHERE alert_id = ?", [event["id"]]),
+        (
+            "UPDATE alerts SET state = 'delivered', delivered_at = ?, error = NULL WHERE id = ?",
+            [_utc(event["at"]), event["id"]],
+        ),
+    ]
+
+
+def _refused(event: Event) -> list[Statement]:
+    return [
+        ("DELETE FROM outbox WHERE alert_id = ?", [event["id"]]),
+        ("UPDATE alerts SET state = 'refused', error = ? WHERE id = ?", [event["error"], event["id"]]),
+    ]
+
+
+def _delayed(event: Event) -> list[Statement]:
+    return [
+        (
+            "UPDATE outbox SET not_before = ?, is_ambiguous = ? WHERE alert_id = ?",
+            [_utc(event["not_before"]), event["is_ambiguous"], event["id"]],
+        ),
+        ("UPDATE alerts SET error = ? WHERE id = ?", [event["error"], event["id"]]),
+    ]
+
+
+_APPLY = {"raised": _raised, "sending": _sending, "delivered": _delivered, "refused": _refused, "delayed": _delayed}
+
+
+def _utc(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC).replace(tzinfo=None)

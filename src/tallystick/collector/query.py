@@ -1,0 +1,499 @@
+"""The questions of docs/api.md: names from an allow-list, values bound, decimals as text."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from tallystick.errors import TallystickError
+from tallystick.model.budgets import Budget
+from tallystick.model.windows import window_at
+
+Ask = Callable[..., list[tuple[Any, ...]]]
+Params = Sequence[tuple[str, str]]
+Json = dict[str, Any]
+
+COLUMNS = {
+    "provider": "provider",
+    "model": "model",
+    "feature": "feature",
+    "user": "user_id",
+    "session": "session_id",
+    "service": "service",
+    "environment": "environment",
+    "prompt": "prompt",
+    "key": "key_id",
+    "caller": "caller",
+    "outcome": "outcome",
+    "cost_status": "cost_status",
+}
+TAG = "tag."
+FAILED = "failed"
+LIMIT_MAX = 1000
+ROWS_MAX = 10_000
+EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2262, 1, 1, tzinfo=UTC)
+BUCKETS = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1), "day": timedelta(days=1)}
+BUCKETS_MAX = 50_000
+
+# The sums that several questions share.
+FIGURES = """
+    count(*)::BIGINT AS calls,
+    count(*) FILTER (outcome <> 'ok')::BIGINT AS failed,
+    coalesce(sum(attempts), 0)::BIGINT AS attempts,
+    coalesce(sum(units), 0)::BIGINT AS units,
+    coalesce(sum(cost_usd), 0) AS spend_usd,
+    coalesce(sum(estimated_usd), 0) AS estimated_usd,
+    coalesce(sum(cost_usd) FILTER (outcome <> 'ok'), 0) AS wasted_usd,
+    coalesce(sum(unpriced_units), 0)::BIGINT AS unpriced_units,
+    coalesce(sum(input_tokens), 0)::BIGINT AS input_tokens,
+    coalesce(sum(cache_read_tokens), 0)::BIGINT AS cache_read_tokens,
+    coalesce(sum(cache_write_tokens), 0)::BIGINT AS cache_write_tokens,
+    coalesce(sum(output_tokens), 0)::BIGINT AS output_tokens,
+    coalesce(sum(reasoning_tokens), 0)::BIGINT AS reasoning_tokens,
+    quantile_cont(latency_ms, 0.5) AS latency_ms_p50,
+    quantile_cont(latency_ms, 0.95) AS latency_ms_p95
+"""
+FIGURE_NAMES = (
+    "calls", "failed", "attempts", "units", "spend_usd", "estimated_usd", "wasted_usd", "unpriced_units", "input_tokens",
+    "cache_read_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", "latency_ms_p50", "latency_ms_p95",
+)  # fmt: skip
+
+# Names in the answer, and where they come from.
+CALL = {
+    "id": "id", "trace_id": "trace_id", "parent_id": "parent_id", "started_at": "started_at", "latency_ms": "latency_ms",
+    "first_chunk_ms": "first_chunk_ms", "operation": "operation", "provider": "provider", "model": "model",
+    "response_model": "response_model", "outcome": "outcome", "error_code": "error_code", "exception": "exception",
+    "stream": "stream", "attempts": "attempts", "units": "units", "cost_usd": "cost_usd", "cost_status": "cost_status",
+    "input_tokens": "input_tokens", "cache_read_tokens": "cache_read_tokens", "cache_write_tokens": "cache_write_tokens",
+    "output_tokens": "output_tokens", "reasoning_tokens": "reasoning_tokens", "service": "service",
+    "environment": "environment", "feature": "feature", "user": "user_id", "session": "session_id", "prompt": "prompt",
+    "key": "key_id", "caller": "caller", "tags": "tags", "finish_reasons": "finish_reasons",
+}  # fmt: skip
+ORDERS = {
+    "-started_at": ("epoch_us(started_at)", "DESC"),
+    "started_at": ("epoch_us(started_at)", "ASC"),
+    "-cost_usd": ("coalesce(cost_usd, -1)", "DESC"),
+    "-latency_ms": ("coalesce(latency_ms, -1)", "DESC"),
+}
+
+
+class BadParameterError(TallystickError):
+    """A question has a parameter that does not exist, or a value that cannot be."""
+
+
+class NotFoundError(TallystickError):
+    """What was asked for is not there."""
+
+
+@dataclass(slots=True)
+class Range:
+    """``start`` (within) to ``end`` (outside), and the filters, as SQL with its values."""
+
+    start: datetime
+    end: datetime
+    where: str
+    values: list[Any]
+    rest: dict[str, str] = field(default_factory=dict)
+    """The parameters that the question itself takes."""
+
+
+def totals(ask: Ask, params: Params, now: datetime) -> Json:
+    """What was spent and on how much, in one row."""
+    asked = _range(params, now)
+    more = "coalesce(sum(estimated_units), 0)::BIGINT, min(started_at), max(started_at)"
+    sql = f"SELECT {FIGURES}, {more} FROM calls WHERE {asked.where}"
+    *figures, estimated_units, first, last = ask(sql, asked.values)[0]
+    found = _named(FIGURE_NAMES, figures)
+    return {"start": _iso(asked.start), "end": _iso(asked.end), **found, "estimated_units": estimated_units,
+            "first_call_at": _iso(first), "last_call_at": _iso(last)}  # fmt: skip
+
+
+def groups(ask: Ask, params: Params, now: datetime) -> Json:
+    """The same by a dimension, dearest first."""
+    asked = _range(params, now, "by", "limit")
+    by = asked.rest.get("by", "model")
+    column, values = _dimension(by)
+    limit = _integer(asked.rest, "limit", ROWS_MAX, 1, ROWS_MAX)
+    sql = f"SELECT {column} AS key, {FIGURES} FROM calls WHERE {asked.where} GROUP BY 1 ORDER BY spend_usd DESC, calls DESC, key LIMIT {limit}"
+    rows = ask(sql, [*values, *asked.values])
+    return {"by": by, "rows": [_named(("key", *FIGURE_NAMES), row) for row in rows]}
+
+
+def series(ask: Ask, params: Params, now: datetime) -> Json:
+    """Spend over time, by a dimension or in all; buckets without calls are left out."""
+    asked = _range(params, now, "bucket", "by", "timezone")
+    bucket, by = asked.rest.get("bucket", "hour"), asked.rest.get("by")
+    if bucket not in BUCKETS:
+        raise BadParameterError(f"bucket is {bucket!r}; one of {', '.join(BUCKETS)}")
+    if (asked.end - asked.start) / BUCKETS[bucket] > BUCKETS_MAX:
+        raise BadParameterError(f"the range has more than {BUCKETS_MAX} buckets of a {bucket}; ask for larger ones")
+    zone = _zone(asked.rest.get("timezone", "UTC"))
+    column, values = _dimension(by) if by else ("NULL", [])
+    names = ("at", "key", "calls", "failed", "spend_usd", "wasted_usd", "unpriced_units")
+    at, at_values = _bucket(bucket, zone, asked)
+    figures = ", ".join(names[2:])
+    sql = f"""
+        WITH buckets AS (SELECT {at} AS begun, {column} AS key, {FIGURES} FROM calls WHERE {asked.where} GROUP BY 1, 2)
+        SELECT begun, key, {figures} FROM buckets ORDER BY begun, spend_usd DESC, key
+    """
+    rows = ask(sql, [*at_values, *values, *asked.values])
+    starts = {row[0]: _day_start(row[0].date(), zone) if bucket == "day" else row[0] for row in rows}
+    return {"bucket": bucket, "by": by, "rows": [_named(names, (starts[row[0]], *row[1:])) for row in rows]}
+
+
+def failures(ask: Ask, params: Params, now: datetime) -> Json:
+    """What failed, how often, and what retries made of it."""
+    asked = _range(params, now)
+    sql = f"""
+        SELECT outcome, provider, count(*)::BIGINT, coalesce(sum(cost_usd), 0), max(started_at) FROM calls
+        WHERE {asked.where} AND outcome <> 'ok' GROUP BY ALL ORDER BY 3 DESC, 1, 2
+    """
+    rows = ask(sql, asked.values)
+    tried = f"WITH asked AS (SELECT trace_id, id, provider FROM calls WHERE {asked.where})"
+    sql = f"""
+        {tried} SELECT a.outcome, asked.provider, count(*)::BIGINT, max(a.started_at)
+        FROM attempts a JOIN asked ON asked.trace_id = a.trace_id AND asked.id = a.call_id
+        WHERE a.outcome <> 'ok' GROUP BY ALL ORDER BY 3 DESC, 1, 2
+    """
+    attempts = ask(sql, asked.values)
+    sql = f"""
+        SELECT count(*) FILTER (outcome = 'ok' AND attempts <= 1)::BIGINT, count(*) FILTER (outcome = 'ok' AND attempts > 1)::BIGINT,
+            count(*) FILTER (outcome <> 'ok')::BIGINT, coalesce(sum(greatest(attempts - 1, 0)), 0)::BIGINT
+        FROM calls WHERE {asked.where}
+    """
+    first_try, after_retry, gave_up, extra = ask(sql, asked.values)[0]
+    # What passed between the end of an attempt and the start of the next one of the same call.
+    sql = f"""
+        {tried}, tries AS (
+            SELECT a.retry_after_s, epoch_us(a.started_at) - lag(epoch_us(a.started_at) + coalesce(a.duration_ms, 0) * 1000)
+                OVER (PARTITION BY a.trace_id, a.call_id ORDER BY a.number, a.started_at) AS waited_us
+            FROM attempts a JOIN asked ON asked.trace_id = a.trace_id AND asked.id = a.call_id)
+        SELECT coalesce(sum(retry_after_s), 0), coalesce(sum(greatest(waited_us, 0)), 0) / 1e6 FROM tries
+    """
+    asked_s, waited_s = ask(sql, asked.values)[0]
+    return {
+        "rows": [_named(("outcome", "provider", "calls", "wasted_usd", "last_at"), row) for row in rows],
+        "attempts": [_named(("outcome", "provider", "attempts", "last_at"), row) for row in attempts],
+        "funnel": {"first_try": first_try, "after_retry": after_retry, "gave_up": gave_up},
+        "retry": {"attempts_extra": extra, "retry_after_asked_s": float(asked_s), "waited_s": float(waited_s)},
+    }
+
+
+def calls(ask: Ask, params: Params, now: datetime) -> Json:
+    """A page of calls; ``next_cursor`` leads to the next one, and is null on the last."""
+    asked = _range(params, now, "order", "limit", "cursor")
+    order = asked.rest.get("order", "-started_at")
+    if order not in ORDERS:
+        raise BadParameterError(f"order is {order!r}; one of {', '.join(ORDERS)}")
+    limit = _integer(asked.rest, "limit", 50, 1, LIMIT_MAX)
+    column, direction = ORDERS[order]
+    where, values = asked.where, list(asked.values)
+    if asked.rest.get("cursor"):
+        compared = "<" if direction == "DESC" else ">"
+        where += f" AND ({column}, trace_id, id) {compared} (?::{_cursor_type(order)}, ?, ?)"
+        values += _opened(asked.rest["cursor"], order)
+    sql = f"""
+        SELECT {", ".join(CALL.values())}, {column} FROM calls WHERE {where}
+        ORDER BY {column} {direction}, trace_id {direction}, id {direction} LIMIT {limit + 1}
+    """
+    rows = ask(sql, values)
+    page = rows[:limit]
+    following = _closed(page[-1], order) if len(rows) > limit else None
+    return {"rows": [_named(tuple(CALL), row) for row in page], "next_cursor": following}
+
+
+def call(ask: Ask, call_id: str) -> Json:
+    """One call with its units, receipts and attempts; ``call_id`` may be its beginning."""
+    wanted = call_id.lower()
+    if not 1 <= len(wanted) <= 16 or not set(wanted) <= set("0123456789abcdef"):
+        raise BadParameterError(f"{call_id[:64]!r} is no call; an id is 16 hex digits, or its beginning")
+    rows = ask(
+        f"SELECT {', '.join(CALL.values())} FROM calls WHERE starts_with(id, ?) ORDER BY id, trace_id LIMIT 6", [wanted]
+    )
+    if not rows:
+        raise NotFoundError(f"no call {call_id} is stored; it may still be on its way, or be named otherwise")
+    if len(rows) > 1:
+        matches = ", ".join(str(row[0]) for row in rows[:5]) + (" ..." if len(rows) > 5 else "")
+        raise BadParameterError(
+            f"{len(rows) if len(rows) < 6 else 'more than 5'} calls begin with {call_id}: {matches}"
+        )
+    found = _named(tuple(CALL), rows[0])
+    names = (
+        "id",
+        "provider",
+        "model",
+        "api",
+        "at",
+        "usage",
+        "params",
+        "estimated",
+        "cost_usd",
+        "cost_status",
+        "price_version",
+        "receipt",
+    )
+    sql = """
+        SELECT unit_id, provider, model, api, answered_at, usage, params, estimated, cost_usd, cost_status, price_version, receipt
+        FROM units WHERE trace_id = ? AND call_id = ? ORDER BY position
+    """
+    units = [_named(names, row) for row in ask(sql, [found["trace_id"], found["id"]])]
+    for unit in units:
+        for name in ("usage", "params", "receipt"):
+            unit[name] = None if unit[name] is None else json.loads(unit[name])
+    names = ("number", "started_at", "duration_ms", "status", "outcome", "request_id", "retry_after_s")
+    sql = f"SELECT {', '.join(names)} FROM attempts WHERE trace_id = ? AND call_id = ? ORDER BY number, started_at"
+    attempts = [_named(names, row) for row in ask(sql, [found["trace_id"], found["id"]])]
+    return {"call": found, "units": units, "attempts": attempts}
+
+
+def dimensions(ask: Ask, params: Params, now: datetime) -> Json:
+    """The distinct values of a dimension, most calls first."""
+    asked = _range(params, now, "name", "limit")
+    name = asked.rest.get("name", "")
+    column, values = _dimension(name)
+    limit = _integer(asked.rest, "limit", LIMIT_MAX, 1, ROWS_MAX)
+    sql = f"""
+        SELECT {column} AS value, count(*)::BIGINT AS calls FROM calls WHERE {asked.where}
+        GROUP BY 1 HAVING value IS NOT NULL ORDER BY calls DESC, value LIMIT {limit}
+    """
+    return {"name": name, "rows": [_named(("value", "calls"), row) for row in ask(sql, [*values, *asked.values])]}
+
+
+ALERT = ("threshold", "spent_usd", "raised_at", "state", "delivered_at", "deliveries", "error")
+
+
+def budgets(ask: Ask, params: Params, now: datetime, configured: Sequence[Budget]) -> Json:
+    """Each budget with its current window, spend and alerts."""
+    _refuse_unknown(params, ())
+    rows = []
+    for budget in configured:
+        window = window_at(budget, now)
+        spent_usd, unpriced = spent(ask, budget, window.start, window.end)
+        sql = (
+            f"SELECT {', '.join(ALERT)} FROM alerts WHERE budget = ? AND window_start = ? ORDER BY raised_at, threshold"
+        )
+        alerts = ask(sql, [budget.name, _naive(window.start)])
+        rows.append({
+            "name": budget.name, "scope": dict(budget.scope), "limit_usd": _plain(budget.limit_usd), "action": budget.action,
+            "window": {"kind": budget.window, "timezone": budget.timezone, "start": _iso(window.start), "end": _iso(window.end)},
+            "spent_usd": _plain(spent_usd), "share": _plain(round(spent_usd / budget.limit_usd, 6)), "unpriced_units": unpriced,
+            "thresholds": [_plain(share, trim=False) for share in budget.thresholds],
+            "alerts": [_named(ALERT, row) for row in alerts],
+        })  # fmt: skip
+    return {"rows": rows}
+
+
+def alerts(ask: Ask, params: Params, now: datetime) -> Json:
+    """All alerts of the range, newest first."""
+    asked = _range(params, now, filters=False)
+    sql = f"SELECT budget, {', '.join(ALERT)} FROM alerts WHERE raised_at >= ? AND raised_at < ? ORDER BY raised_at DESC, threshold DESC"
+    rows = ask(sql, [_naive(asked.start), _naive(asked.end)])
+    return {"rows": [_named(("budget", *ALERT), row) for row in rows]}
+
+
+def spent(ask: Ask, budget: Budget, start: datetime, end: datetime) -> tuple[Decimal, int]:
+    """Return the spend in ``budget``'s scope, in USD, and how many units in it have no known price."""
+    where, values = scope_where(budget, start, end)
+    rows = ask(
+        f"SELECT coalesce(sum(cost_usd), 0), coalesce(sum(unpriced_units), 0)::BIGINT FROM calls WHERE {where}", values
+    )
+    return Decimal(rows[0][0]), rows[0][1]
+
+
+def scope_where(budget: Budget, start: datetime, end: datetime) -> tuple[str, list[Any]]:
+    """Return the condition that picks the calls of ``budget`` between two instants, and its values."""
+    where, values = "started_at >= ? AND started_at < ?", [_naive(start), _naive(end)]
+    for name, value in budget.scope.items():
+        column, more = _dimension(name)
+        where += f" AND coalesce({column}, '') = ?"
+        values += [*more, value]
+    return where, values
+
+
+# Parameters
+
+
+def _range(params: Params, now: datetime, *own: str, filters: bool = True) -> Range:
+    _refuse_unknown(params, ("start", "end", *own), filters=filters)
+    single = {name: value for name, value in params if name in {"start", "end", *own}}
+    end = _instant("end", single["end"]) if single.get("end") else now
+    start = _instant("start", single["start"]) if single.get("start") else end - timedelta(days=1)
+    if start > end:
+        raise BadParameterError(f"start {_iso(start)} is after end {_iso(end)}")
+    found = Range(start, end, "started_at >= ? AND started_at < ?", [_naive(start), _naive(end)])
+    found.rest = {name: value for name, value in single.items() if name in own}
+    if filters:
+        for name in dict.fromkeys(name for name, _ in params if _is_filter(name)):
+            _filter(found, name, [value for other, value in params if other == name])
+    return found
+
+
+def _refuse_unknown(params: Params, own: Sequence[str], *, filters: bool = False) -> None:
+    for name, _ in params:
+        if name not in own and not (filters and _is_filter(name)):
+            known = [*own, *(COLUMNS if filters else ()), *(("tag.NAME",) if filters else ())]
+            raise BadParameterError(f"unknown parameter {name[:64]!r}; known: {', '.join(known) or 'none'}")
+
+
+def _is_filter(name: str) -> bool:
+    return name in COLUMNS or (name.startswith(TAG) and len(name) > len(TAG))
+
+
+def _filter(asked: Range, name: str, wanted: list[str]) -> None:
+    column, values = _column(name)
+    either = []
+    for value in dict.fromkeys(wanted):
+        if value == "":
+            either.append(f"coalesce({column}, '') = ''")
+            asked.values += values
+        elif name == "outcome" and value == FAILED:
+            either.append("outcome <> 'ok'")
+        else:
+            either.append(f"{column} = ?")
+            asked.values += [*values, value]
+    asked.where += f" AND ({' OR '.join(either)})"
+
+
+def _dimension(name: str) -> tuple[str, list[Any]]:
+    if not _is_filter(name) or name == "cost_status":
+        known = ", ".join([*(known for known in COLUMNS if known != "cost_status"), "tag.NAME"])
+        raise BadParameterError(f"{name[:64]!r} is no dimension; known: {known}")
+    return _column(name)
+
+
+def _column(name: str) -> tuple[str, list[Any]]:
+    """Return the SQL of a dimension and its values; only a tag's name comes from outside, and it is bound."""
+    if name.startswith(TAG):
+        return "map_extract_value(tags, ?)", [name[len(TAG) :]]
+    return COLUMNS[name], []
+
+
+def _instant(name: str, text: str) -> datetime:
+    try:
+        # A plus sign in a URL that nobody escaped arrives as a space.
+        at = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
+        at = at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:
+        raise BadParameterError(f"{name} is {text[:64]!r}; a time is ISO 8601, as 2026-11-21T12:00:00Z") from error
+    return min(max(at, EARLIEST), LATEST)
+
+
+def _integer(given: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
+    text = given.get(name) or str(default)
+    if not (text.isascii() and text.isdecimal()) or not least <= int(text[:20]) <= most:
+        raise BadParameterError(f"{name} is {text[:64]!r}; a number from {least} to {most}")
+    return int(text)
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (LookupError, ValueError, OSError) as error:
+        raise BadParameterError(f"timezone {name[:64]!r} is unknown; an IANA name, as Europe/Berlin") from error
+
+
+# Buckets
+
+
+def _bucket(bucket: str, zone: ZoneInfo, asked: Range) -> tuple[str, list[Any]]:
+    """Return the SQL of a call's bucket: its start in UTC, for days their local date."""
+    if bucket != "day":
+        return f"date_trunc('{bucket}', started_at)", []
+    # A zone's offset is constant but for its changes in the range, so a CASE over those gives the local time.
+    changes = list(_offsets(zone, asked))
+    whens = "".join(" WHEN started_at < ? THEN to_seconds(?::BIGINT)" for _ in changes[1:])
+    values: list[Any] = []
+    for (_, offset), (until, _) in zip(changes, changes[1:], strict=False):
+        values += [_naive(until), offset]
+    return f"date_trunc('day', started_at + CASE{whens} ELSE to_seconds(?::BIGINT) END)" if whens else (
+        "date_trunc('day', started_at + to_seconds(?::BIGINT))"
+    ), [*values, changes[-1][1]]
+
+
+def _offsets(zone: ZoneInfo, asked: Range) -> list[tuple[datetime, int]]:
+    """Return (from, offset from UTC in seconds) for each change of ``zone``'s offset in the range, the first at its start."""
+    found = [(asked.start, _offset(asked.start, zone))]
+    at = asked.start
+    while at < asked.end:
+        following = min(at + timedelta(days=1), asked.end)
+        if _offset(following, zone) != found[-1][1]:
+            low, high = at, following
+            while high - low > timedelta(seconds=1):
+                middle = low + (high - low) / 2
+                low, high = (middle, high) if _offset(middle, zone) == found[-1][1] else (low, middle)
+            found.append((high.replace(microsecond=0), _offset(high, zone)))
+        at = following
+    return found
+
+
+def _offset(at: datetime, zone: ZoneInfo) -> int:
+    offset = at.astimezone(zone).utcoffset()
+    assert offset is not None, "a ZoneInfo always knows its offset"
+    return int(offset.total_seconds())
+
+
+def _day_start(day: date, zone: ZoneInfo) -> datetime:
+    """Return the UTC instant at which ``day`` begins in ``zone``, also where its midnight does not exist."""
+    daily = Budget(name="day", limit_usd=Decimal(1), window="day", timezone=zone.key)
+    noon = datetime(day.year, day.month, day.day, 12, tzinfo=zone)
+    return window_at(daily, noon).start
+
+
+# Cursors
+
+
+def _cursor_type(order: str) -> str:
+    return {"-cost_usd": "DECIMAL(18,12)", "-latency_ms": "DOUBLE"}.get(order, "BIGINT")
+
+
+def _closed(row: tuple[Any, ...], order: str) -> str:
+    text = json.dumps([order, str(row[-1]), row[1], row[0]])
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _opened(cursor: str, order: str) -> list[Any]:
+    try:
+        own, value, trace_id, call_id = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        Decimal(value)
+        if own != order or not isinstance(trace_id, str) or not isinstance(call_id, str):
+            raise ValueError(own)
+    except (ValueError, TypeError, ArithmeticError, binascii.Error) as error:
+        raise BadParameterError("cursor is not one that this question gave; begin again without it") from error
+    return [value, trace_id, call_id]
+
+
+# Answers
+
+
+def _named(names: Sequence[str], values: Sequence[Any]) -> Json:
+    return {name: _shown(value) for name, value in zip(names, values, strict=False)}
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return _plain(value)
+    return _iso(value) if isinstance(value, datetime) else value
+
+
+def _plain(amount: Decimal, *, trim: bool = True) -> str:
+    """Return every digit of an amount and no more: ``0.00885``, not ``0.008850000000`` or ``8.85E-3``."""
+    text = format(amount, "f")
+    return text.rstrip("0").rstrip(".") if trim and "." in text else text
+
+
+def _iso(at: datetime | None) -> str | None:
+    if at is None:
+        return None
+    at = at.astimezone(UTC) if at.tzinfo else at
+    return at.replace(tzinfo=None).isoformat() + "Z"
+
+
+def _naive(at: datetime) -> datetime:
+    return at.astimezone(UTC).replace(tzinfo=None)

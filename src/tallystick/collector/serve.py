@@ -1,0 +1,215 @@
+"""The collector's HTTP: who may ask, and which question is answered by what.  No other web site, and no other host's name."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import unquote_plus
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from tallystick.collector import query
+from tallystick.collector.apply import Applier
+from tallystick.collector.journal import Journal
+from tallystick.collector.receive import Receiver
+from tallystick.collector.settings import Settings
+from tallystick.collector.store import QueryTimeoutError
+from tallystick.errors import StoreError
+
+log = logging.getLogger("tallystick.serve")
+
+HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
+QUERY_CHARS_MAX = 16 * 1024
+
+RANGED = {
+    "totals": query.totals,
+    "series": query.series,
+    "groups": query.groups,
+    "failures": query.failures,
+    "calls": query.calls,
+    "dimensions": query.dimensions,
+    "alerts": query.alerts,
+}
+
+
+class Guard:
+    """Refuses, before anything is read, what a web page could make a browser send here.
+
+    A name that resolves to loopback is still another site's (DNS rebinding), so the Host must be loopback itself.  A page
+    may POST across sites without asking first, but its browser says so in Origin.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on, or answer 421 or 403."""
+        if scope["type"] == "http" and (refusal := _refusal(scope)) is not None:
+            await refusal(scope, receive, send)
+            return
+        if scope["type"] == "websocket":
+            return
+        await self.app(scope, receive, send)
+
+
+def _refusal(scope: Scope) -> Response | None:
+    headers = [(name, value.decode("latin-1")) for name, value in scope["headers"] if name in {b"host", b"origin"}]
+    hosts = [value for name, value in headers if name == b"host"]
+    if len(hosts) != 1 or not _is_ours(hosts[0]):
+        return _error(
+            421, "misdirected", f"Host {', '.join(hosts)[:100]!r} is not this collector; ask 127.0.0.1 or localhost"
+        )
+    if scope["method"] not in {"GET", "HEAD"} and any(name == b"origin" for name, _ in headers):
+        return _error(403, "cross_site", "a web page may not send to the collector")
+    return None
+
+
+def _is_ours(host: str) -> bool:
+    name, colon, port = host.rpartition(":")
+    if not colon or name.endswith(":") or (host.startswith("[") and host.endswith("]")):
+        name, port = host, "0"
+    return name.lower() in HOSTS and port.isascii() and port.isdecimal()
+
+
+@dataclass(slots=True)
+class Answers:
+    """The questions, each answered in a thread of the pool: the event loop never waits for DuckDB."""
+
+    applier: Applier
+    journal: Journal
+    settings: Settings
+    pool: ThreadPoolExecutor
+    price_version: Callable[[], tuple[str, int | None]]
+
+    async def ranged(self, request: Request) -> Response:
+        """Answer one of `RANGED`."""
+        question = RANGED[request.path_params["question"]] if request.path_params["question"] in RANGED else None
+        if question is None:
+            known = ", ".join([*RANGED, "budgets", "ledger", "calls/ID"])
+            return _error(404, "not_found", f"there is no such question; there are {known}")
+        return await self._answer(lambda: question(self._ask, _params(request), _now()))
+
+    async def call(self, request: Request) -> Response:
+        """Answer ``calls/{id}``."""
+        return await self._answer(lambda: query.call(self._ask, request.path_params["id"]))
+
+    async def budgets(self, request: Request) -> Response:
+        """Answer how far each budget is spent."""
+        budgets = self.settings.budgets()
+        return await self._answer(lambda: query.budgets(self._ask, _params(request), _now(), budgets))
+
+    async def ledger(self, request: Request) -> Response:
+        """Answer what came and what became of it."""
+        return await self._answer(self._ledger)
+
+    async def health(self, request: Request) -> Response:
+        """Answer 200 when what arrives is stored, else 503 and why not."""
+        reason = self.journal.fault or self.applier.trouble()
+        if reason is None:
+            return _json(200, {"status": "ok"})
+        return _json(503, {"status": "failing", "reason": reason})
+
+    def _ask(self, sql: str, params: Any = ()) -> list[tuple[Any, ...]]:
+        return self.applier.store.ask(sql, params)
+
+    async def _answer(self, question: Callable[[], Any]) -> Response:
+        try:
+            return _json(200, await asyncio.get_running_loop().run_in_executor(self.pool, question))
+        except query.BadParameterError as error:
+            return _error(400, "bad_parameter", str(error))
+        except query.NotFoundError as error:
+            return _error(404, "not_found", str(error))
+        except QueryTimeoutError as error:
+            return _error(504, "timeout", str(error))
+        except StoreError as error:
+            log.warning("a question was not answered: %s", error)
+            return _error(503, "store", str(error))
+
+    def _ledger(self) -> Any:
+        store, journal = self.applier.store, self.journal
+        counts = dict(self._ask("SELECT name, count FROM counters"))
+        applied = store.applied
+        version, age_days = self.price_version()
+        rejected = {
+            name.removeprefix("rejected:"): count for name, count in counts.items() if name.startswith("rejected:")
+        }
+        applied_bytes = journal.bytes_between(journal.start, applied)
+        return {
+            "received_spans": counts.get("received", 0),
+            "stored_spans": counts.get("stored", 0),
+            "duplicate_spans": counts.get("duplicates", 0),
+            "rejected_spans": rejected,
+            "dropped_records": counts.get("dropped_records", 0),
+            "duplicate_units": counts.get("duplicate_units", 0),
+            "journal": {
+                "segments": journal.segment_count(), "bytes": journal.size_bytes(), "applied_bytes": applied_bytes,
+                "behind_bytes": max(journal.bytes_between(applied, journal.end), 0),
+                "damaged_bytes": counts.get("damaged_bytes", 0) + counts.get("damaged_spool_bytes", 0),
+            },
+            "prices": {"version": version, "age_days": age_days},
+        }  # fmt: skip
+
+
+def application(receiver: Receiver, answers: Answers) -> ASGIApp:
+    """Return the collector's ASGI application."""
+    return Guard(Starlette(
+        routes=[
+            Route("/v1/traces", receiver.traces, methods=["POST"]),
+            Route("/v1/metrics", receiver.ignored, methods=["POST"]),
+            Route("/v1/logs", receiver.ignored, methods=["POST"]),
+            Route("/healthz", answers.health),
+            Route("/api/v1/budgets", answers.budgets),
+            Route("/api/v1/ledger", answers.ledger),
+            Route("/api/v1/calls/{id}", answers.call),
+            Route("/api/v1/{question}", answers.ranged),
+        ],
+        exception_handlers={404: _not_found, 405: _not_allowed, 500: _broken},
+    ))  # fmt: skip
+
+
+async def _not_found(request: Request, error: Exception) -> Response:
+    return _error(404, "not_found", f"nothing is at {request.url.path[:200]}; see docs/api.md")
+
+
+async def _not_allowed(request: Request, error: Exception) -> Response:
+    return _error(405, "method_not_allowed", f"{request.method[:16]} is not answered at {request.url.path[:200]}")
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    return _error(500, "fault", "a fault of tallystick's own; its traceback is in the collector's log")
+
+
+def _params(request: Request) -> list[tuple[str, str]]:
+    """Return the parameters in order, empty values included."""
+    text = request.scope["query_string"].decode("latin-1")
+    if len(text) > QUERY_CHARS_MAX:
+        raise query.BadParameterError(f"the query is longer than {QUERY_CHARS_MAX} characters")
+    pairs = [part.partition("=") for part in text.split("&") if part]
+    return [(unquote_plus(name), unquote_plus(value)) for name, _, value in pairs]
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _json(status: int, body: Any) -> Response:
+    return Response(json.dumps(body, ensure_ascii=False), status, HEADERS, media_type="application/json")
+
+
+def _error(status: int, code: str, message: str) -> Response:
+    return _json(status, {"error": {"code": code, "message": message}})

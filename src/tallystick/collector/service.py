@@ -1,0 +1,161 @@
+"""Puts the parts of a collector together, runs them, and takes them apart in the right order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, date, datetime
+
+import pyarrow as pa
+import uvicorn
+
+from tallystick.collector.adopt import Adopter
+from tallystick.collector.alerting import Alerting
+from tallystick.collector.apply import Applier
+from tallystick.collector.decode import Decoder
+from tallystick.collector.folder import Folder, own
+from tallystick.collector.journal import Journal
+from tallystick.collector.receive import Receiver
+from tallystick.collector.serve import Answers, application
+from tallystick.collector.settings import Settings
+from tallystick.collector.store import Store, open_or_set_aside
+from tallystick.errors import PortTakenError, SettingsError
+from tallystick.pricing import load_book, price
+
+log = logging.getLogger("tallystick.collector")
+
+BACKLOG = 2048
+STOP_S = 3.0
+
+
+class Service:
+    """A collector.  Made: port and folder are ours.  `serve` runs it until `stop`; `close` gives all back."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        collector = settings.collector
+        self.socket = listen(collector.host, collector.port)
+        self.folder: Folder | None = None
+        try:
+            self.folder = own(collector.data, self.address)
+            self._assemble(self.folder)
+        except BaseException:
+            self.socket.close()
+            if self.folder is not None:
+                self.folder.release()
+            raise
+
+    def _assemble(self, folder: Folder) -> None:
+        collector = self.settings.collector
+        # The first pa.array loads pandas when that is installed: 1.5 s that the first request should not wait for.
+        pa.array([0])
+
+        def open_store() -> tuple[Store, str | None]:
+            return open_or_set_aside(
+                folder.database, folder.aside, collector.memory_limit_mb, collector.query_timeout_s
+            )
+
+        self.journal = Journal(folder.journal, collector.segment_bytes_max)
+        decoder = Decoder(price, collector.spans_max, collector.attributes_max)
+        quarantine = folder.aside / "records.tly"
+        self.applier = Applier(self.journal, open_store, decoder, quarantine, collector.group_ms)
+        self.adopter = Adopter(collector.spool, self.journal)
+        self.alerting = Alerting(self.settings, self.journal, self.applier)
+        self.pool = ThreadPoolExecutor(collector.query_threads, thread_name_prefix="tallystick-query")
+        answers = Answers(self.applier, self.journal, self.settings, self.pool, price_version)
+        self.app = application(Receiver(self.journal, collector), answers)
+        config = uvicorn.Config(
+            self.app, log_config=None, access_log=False, lifespan="off", ws="none", server_header=False,
+            timeout_graceful_shutdown=int(STOP_S), timeout_keep_alive=75, backlog=BACKLOG, http="h11", loop="asyncio",
+        )  # fmt: skip
+        self.server = _Server(config)
+
+    @property
+    def address(self) -> str:
+        """Where it listens, as ``127.0.0.1:4318``."""
+        host, port = self.socket.getsockname()[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    async def serve(self) -> None:
+        """Run until `stop` is called."""
+        self.applier.start()
+        self.adopter.start()
+        self.alerting.start()
+        await self.server.serve(sockets=[self.socket])
+
+    def stop(self) -> None:
+        """Have `serve` return; for any thread."""
+        self.server.should_exit = True
+
+    def close(self) -> None:
+        """End every part: first what brings work, last what holds it."""
+        self.socket.close()
+        self.pool.shutdown(cancel_futures=True)
+        self.adopter.stop()
+        self.alerting.stop()
+        self.journal.close()
+        self.applier.stop()
+        if self.folder is not None:
+            self.folder.release()
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to us: uvicorn would raise them again when it is done, and the exit code would be a signal's."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def run_forever(settings: Settings) -> int:
+    """Run a collector in the foreground until SIGINT or SIGTERM; return 0."""
+    logging.basicConfig(level=logging.WARNING, format="tallystick: %(message)s", stream=sys.stderr)
+    service = Service(settings)
+    try:
+        asyncio.run(_until_signal(service))
+    finally:
+        service.close()
+    return 0
+
+
+async def _until_signal(service: Service) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, service.stop)
+    print(f"tallystick: collector at http://{service.address}, data in {service.settings.collector.data}", flush=True)  # noqa: T201
+    await service.serve()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; raises PortTakenError when somebody else does, before anything else is touched."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # or a restart waits for old connections' TIME_WAIT
+    try:
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except PermissionError as error:
+        listener.close()
+        raise SettingsError(
+            f"port is {port}, which only root may listen at; one from 1024 to 65535 is right"
+        ) from error
+    except OSError as error:
+        listener.close()
+        raise PortTakenError(host, port) from error
+    listener.setblocking(False)
+    return listener
+
+
+def price_version() -> tuple[str, int | None]:
+    """Return the day of the price book that is in use, and how many days ago that was."""
+    version = load_book().version
+    try:
+        return version, (datetime.now(UTC).date() - date.fromisoformat(version)).days
+    except ValueError:
+        return version, None

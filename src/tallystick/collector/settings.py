@@ -1,0 +1,274 @@
+"""The collector's settings: arguments beat variables beat ``tallystick.toml``; the page is docs/settings.md."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import tomllib
+from collections.abc import Mapping
+from datetime import time
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from tallystick.errors import SettingsError
+from tallystick.model.budgets import ACTIONS, THRESHOLDS, WINDOWS, Budget
+from tallystick.model.places import DEFAULT_COLLECTOR_PORT, data_dir, spool_dir
+
+FILE = "tallystick.toml"
+MIB = 1024 * 1024
+
+Table = TypeVar("Table", bound=BaseSettings)
+
+
+def _decimal(value: Any) -> Any:
+    # TOML's 0.1 arrives as a float; its shortest text is what was written in the file.
+    return str(value) if isinstance(value, float) else value
+
+
+Amount = Annotated[Decimal, BeforeValidator(_decimal)]
+
+
+FROM_FILE = "_file"
+
+
+class _Table(BaseSettings):
+    """A table of the file, each key of which may also be a variable: ``port`` is ``TALLYSTICK_PORT``."""
+
+    model_config = SettingsConfigDict(env_prefix="TALLYSTICK_", extra="forbid", frozen=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- pydantic-settings names the parameters
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then variables, then the file."""
+        given = dict(init_settings())
+        file = given.pop(FROM_FILE, {})
+        return InitSettingsSource(settings_cls, given), env_settings, InitSettingsSource(settings_cls, dict(file))
+
+
+class CollectorSettings(_Table):
+    """``[collector]``: where spans are received and where they are kept."""
+
+    host: str = Field(
+        default="127.0.0.1", description="The address to listen at; loopback only, as there is no token yet."
+    )
+    port: int = Field(default=DEFAULT_COLLECTOR_PORT, ge=0, le=65535, description="The port; 0 takes a free one.")
+    data: Path = Field(
+        default_factory=lambda: data_dir(os.environ),
+        description="The data folder. Default: TALLYSTICK_DATA, else XDG's data home.",
+    )
+    spool: Path = Field(
+        default_factory=lambda: spool_dir(os.environ),
+        description="Where apps leave their segments; those of dead processes are adopted. Default: TALLYSTICK_SPOOL, else XDG's.",
+    )
+    body_bytes_max: int = Field(
+        default=16 * MIB,
+        ge=1024,
+        le=48 * MIB,
+        description="The largest request, in bytes, before and after decompression.",
+    )
+    spans_max: int = Field(
+        default=20_000, ge=1, description="How many spans of one request are taken; the rest is rejected."
+    )
+    attributes_max: int = Field(default=1_000, ge=1, description="A span with more attributes than this is rejected.")
+    segment_bytes_max: int = Field(
+        default=64 * MIB, ge=4096, description="When a journal segment is that large, the next one is begun."
+    )
+    group_ms: int = Field(
+        default=50,
+        ge=1,
+        le=5000,
+        description="How long the applier gathers what arrived before it commits, in milliseconds.",
+    )
+    memory_limit_mb: int = Field(default=256, ge=64, description="How much memory DuckDB may take, in MB.")
+    query_threads: int = Field(default=4, ge=1, le=64, description="How many questions are answered at the same time.")
+    query_timeout_s: float = Field(
+        default=30.0, gt=0, description="A question that takes longer is broken off, in seconds."
+    )
+
+    @field_validator("host")
+    @classmethod
+    def _is_loopback(cls, host: str) -> str:
+        if host == "localhost":
+            return host
+        try:
+            if ipaddress.ip_address(host.strip("[]")).is_loopback:
+                return host.strip("[]")
+        except ValueError:
+            pass
+        raise ValueError("is not loopback; there is no token yet, so only 127.0.0.1, ::1 or localhost is allowed")
+
+
+class AlertSettings(_Table):
+    """``[alerts]``: where alerts go."""
+
+    slack_webhook_url: SecretStr | None = Field(
+        default=None, description="Slack's incoming webhook; without it alerts are only shown."
+    )
+    dashboard_url: str | None = Field(
+        default=None, description="Where the dashboard is, for links in messages, as http://127.0.0.1:8501."
+    )
+    every_ms: int = Field(
+        default=500, ge=10, le=60_000, description="Budgets are looked at after a commit, but not more often than this."
+    )
+
+
+class BudgetSettings(BaseModel, extra="forbid", frozen=True):
+    """``[[budget]]``: a limit on what a scope may spend in a window."""
+
+    name: str = Field(description="What alerts and the dashboard call it; each name once.")
+    limit_usd: Amount = Field(gt=0, description="The limit, in USD.")
+    scope: dict[str, str] = Field(
+        default_factory=dict, description='Which calls count, as { feature = "chat" }; empty: every call.'
+    )
+    window: str = Field(default="day", description=f"One of {', '.join(WINDOWS)}.")
+    timezone: str = Field(default="UTC", description="Where the window's days begin, an IANA name.")
+    reset_at: time = Field(default=time(), description='The local time at which the window begins, as "06:00".')
+    thresholds: tuple[Amount, ...] = Field(
+        default=THRESHOLDS, description="Shares of the limit at which an alert is raised, ascending; 0.8 is 80 %."
+    )
+    action: str = Field(default="alert", description=f"What happens at the limit; {' or '.join(ACTIONS)}.")
+
+    def budget(self) -> Budget:
+        """Return the value that the rest of the collector works with."""
+        return Budget(**{name: getattr(self, name) for name in type(self).model_fields})
+
+
+class Settings(BaseModel, extra="forbid", frozen=True):
+    """All of ``tallystick.toml``."""
+
+    collector: CollectorSettings = Field(
+        default_factory=CollectorSettings, description="Where spans are received and kept."
+    )
+    alerts: AlertSettings = Field(default_factory=AlertSettings, description="Where alerts go.")
+    budget: tuple[BudgetSettings, ...] = Field(default=(), description="The budgets, one [[budget]] each.")
+
+    def budgets(self) -> tuple[Budget, ...]:
+        """Return the budgets as values."""
+        return tuple(entry.budget() for entry in self.budget)
+
+
+TABLES: dict[str, type[BaseModel]] = {
+    "collector": CollectorSettings,
+    "alerts": AlertSettings,
+    "budget": BudgetSettings,
+}
+
+
+def load(
+    *, data: Path | None = None, host: str | None = None, port: int | None = None, config: Path | None = None
+) -> Settings:
+    """Return the settings; raises SettingsError, whose one line names the place, the value and what is allowed."""
+    path = config or Path(FILE)
+    file = _read(path, wanted=config is not None)
+    given = {name: value for name, value in (("data", data), ("host", host), ("port", port)) if value is not None}
+    budgets = file.get("budget", [])
+    _check_shape(path, file)
+    settings = Settings(
+        collector=_table(path, CollectorSettings, "collector", file.get("collector", {}), given),
+        alerts=_table(path, AlertSettings, "alerts", file.get("alerts", {}), {}),
+        budget=tuple(_budget(path, number, entry) for number, entry in enumerate(budgets, start=1)),
+    )
+    _check_budgets(path, settings)
+    return settings
+
+
+def _check_shape(path: Path, file: Mapping[str, Any]) -> None:
+    for name, table in file.items():
+        if name not in TABLES:
+            raise SettingsError(f"{path}: unknown table {name!r}; known: {', '.join(TABLES)}")
+        if name == "budget" and not (isinstance(table, list) and all(isinstance(entry, dict) for entry in table)):
+            raise SettingsError(f"{path}: budget is {table!r}; each budget is a table [[budget]]")
+        if name != "budget" and not isinstance(table, dict):
+            raise SettingsError(f"{path}: {name} is {table!r}; it is a table [{name}]")
+
+
+def _table(path: Path, kind: type[Table], name: str, file: Mapping[str, Any], given: Mapping[str, Any]) -> Table:
+    try:
+        return kind(**{FROM_FILE: file}, **given)
+    except ValidationError as error:
+        first = _first(error)
+        key = str(first["loc"][0])
+        variable = f"TALLYSTICK_{key.upper()}"
+        if key in given:
+            place = f"--{key}: "
+        elif variable in os.environ:
+            place = f"{variable}: "
+        else:
+            place = f"{path}: [{name}]: "
+        raise SettingsError(place + _finding(first, kind) + _more(error)) from error
+
+
+def _budget(path: Path, number: int, entry: Mapping[str, Any]) -> BudgetSettings:
+    try:
+        return BudgetSettings(**entry)
+    except ValidationError as error:
+        label = repr(entry["name"]) if entry.get("name") else f"number {number}"
+        raise SettingsError(
+            f"{path}: [[budget]] {label}: {_finding(_first(error), BudgetSettings)}{_more(error)}"
+        ) from error
+
+
+def _read(path: Path, *, wanted: bool) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        if not wanted:
+            return {}
+        raise SettingsError(f"{path}: there is no such file; name another with --config, or leave it out") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        # The text ends in "(at line 3, column 7)".
+        raise SettingsError(f"{path}: is not TOML: {error}") from error
+
+
+def _check_budgets(path: Path, settings: Settings) -> None:
+    names: set[str] = set()
+    for position, entry in enumerate(settings.budget, start=1):
+        try:
+            entry.budget()
+        except ValueError as error:
+            raise SettingsError(f"{path}: [[budget]] {entry.name!r}: {error}") from error
+        if entry.name in names:
+            raise SettingsError(
+                f"{path}: [[budget]] {entry.name!r}: the name stands twice (again at {position}.); each once"
+            )
+        names.add(entry.name)
+
+
+def _first(error: ValidationError) -> Any:
+    """Return the finding to tell; an unknown key first, because a misspelt one is also a missing one."""
+    findings = error.errors(include_url=False)
+    return min(findings, key=lambda finding: finding["type"] != "extra_forbidden")
+
+
+def _more(error: ValidationError) -> str:
+    return f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+
+
+def _finding(finding: Any, kind: type[BaseModel]) -> str:
+    """Return "key is value, must ..." for what pydantic found."""
+    key, value = ".".join(map(str, finding["loc"])), finding["input"]
+    if finding["type"] == "extra_forbidden":
+        return f"unknown key {key!r}; known: {', '.join(kind.model_fields)}"
+    if finding["type"] == "missing":
+        return f"{key} is missing; it is {kind.model_fields[key].description}"
+    said = finding["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("should ")
+    # A webhook's address is a secret, and this line ends in logs.
+    what = key if "url" in key else f"{key} is {value}"
+    return f"{what}, {said}" if finding["type"] == "value_error" else f"{what}, must {said}"

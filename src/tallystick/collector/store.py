@@ -1,0 +1,422 @@
+"""The DuckDB file, a view of the journal that can be rebuilt; the only file that knows duckdb.
+
+One thread writes (`Store.apply`), any number ask (`Store.ask`), each with a cursor of its own.  Written for duckdb 1.5.5 and
+2.x: results are always fetched whole, because in 2.0 an unfinished result owns its connection.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from tallystick.collector.decode import Batch, Row, settle
+from tallystick.collector.journal import Position
+from tallystick.collector.seen import Seen
+from tallystick.errors import StoreError, StoreTooNewError
+
+log = logging.getLogger("tallystick.store")
+
+SCHEMA = 1
+FILE_VERSION = "v1.5.0"
+"""The oldest storage format that both 1.5 and 2.x read and write; DuckDB 1.5's own default is older and slower."""
+WAL_BYTES = "64MB"
+TABLES = ("calls", "units", "attempts", "spans")
+
+Params = Sequence[Any] | dict[str, Any]
+
+
+class StoreBrokenError(StoreError):
+    """DuckDB gave up on the file or the disk; what is in the journal is safe, and the store is opened anew."""
+
+
+class BadRowsError(StoreError):
+    """These rows cannot be stored, now or ever."""
+
+
+class QueryTimeoutError(StoreError):
+    """A question took longer than it may."""
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(f"the question took longer than {timeout_s:g} s; ask for a shorter range")
+
+
+class Store:
+    """An open file at ``path``; see the module's text for who may call what."""
+
+    def __init__(self, path: Path, memory_limit_mb: int, query_timeout_s: float = 30.0) -> None:
+        self.path = path
+        self.query_timeout_s = query_timeout_s
+        self.applied = Position(1, 0)
+        self.counters: Counter[str] = Counter()
+        self._spans_seen = Seen()
+        self._units_seen = Seen()
+        self._threads = threading.local()
+        self._database = _open(path, memory_limit_mb)
+        try:
+            self._writer = self._cursor()
+            _migrate(self._writer, path)
+            self._schemas = {table: _arrow_schema(self._writer, table) for table in TABLES}
+            self._recall()
+        except BaseException:
+            self._database.close()
+            raise
+
+    def close(self) -> None:
+        """Write everything into the file and let go of it."""
+        with suppress(duckdb.Error):
+            self._writer.execute("CHECKPOINT ledger").fetchall()
+        with suppress(duckdb.Error):
+            self._database.close()
+
+    # Asking
+
+    def ask(self, sql: str, params: Params = ()) -> list[tuple[Any, ...]]:
+        """Return all rows of a question; for any thread.  Raises QueryTimeoutError, or StoreBrokenError."""
+        cursor = getattr(self._threads, "cursor", None)
+        if cursor is None:
+            cursor = self._threads.cursor = self._cursor()
+        timer = threading.Timer(self.query_timeout_s, cursor.interrupt)
+        timer.start()
+        try:
+            rows: list[tuple[Any, ...]] = cursor.execute(sql, params).fetchall()
+        except duckdb.InterruptException as error:
+            raise QueryTimeoutError(self.query_timeout_s) from error
+        except duckdb.Error as error:
+            self._threads.cursor = None
+            raise StoreBrokenError(f"DuckDB cannot answer: {_first_line(error)}") from error
+        finally:
+            timer.cancel()
+        return rows
+
+    # Applying; the writer's thread only
+
+    def apply(self, batch: Batch, upto: Position, statements: Iterable[tuple[str, Params]] = ()) -> None:
+        """Store ``batch`` and that the journal is applied up to ``upto``, both or neither.
+
+        Raises BadRowsError when these rows can never be stored, StoreBrokenError when the store must be opened anew.
+        """
+        try:
+            self._writer.execute("BEGIN").fetchall()
+            try:
+                added = self._insert(batch)
+                for sql, params in statements:
+                    self._writer.execute(sql, params).fetchall()
+                self._note(batch.counts, upto)
+                self._writer.execute("COMMIT").fetchall()
+            except BaseException:
+                with suppress(duckdb.Error):
+                    self._writer.execute("ROLLBACK").fetchall()
+                self.counters = _counters(self._writer)
+                raise
+        except (pa.ArrowException, OverflowError, duckdb.DataError) as error:
+            raise BadRowsError(_first_line(error)) from error
+        except duckdb.Error as error:
+            raise StoreBrokenError(f"DuckDB cannot store: {_first_line(error)}") from error
+        self.applied = upto
+        for seen, hashes in added:
+            seen.add(hashes)
+
+    def checkpoint(self) -> None:
+        """Fold the write-ahead log into the file; for idle moments."""
+        try:
+            self._writer.execute("CHECKPOINT ledger").fetchall()
+        except duckdb.Error as error:
+            raise StoreBrokenError(f"DuckDB cannot checkpoint: {_first_line(error)}") from error
+
+    def _insert(self, batch: Batch) -> list[tuple[Seen, Any]]:
+        span_hashes = self._drop_repeated_spans(batch)
+        unit_hashes = self._drop_repeated_units(batch)
+        counted: dict[tuple[str, str], list[Row]] = {}
+        for unit in batch.units:
+            counted.setdefault((unit["trace_id"], unit["call_id"]), []).append(unit)
+        for call in batch.calls:
+            settle(call, counted.get((call["trace_id"], call["id"]), []))
+        for table in TABLES:
+            self._insert_rows(table, getattr(batch, table))
+        stored = len(batch.attempts) + len(batch.spans) + sum(call["source"] == "tallystick" for call in batch.calls)
+        batch.counts["stored"] += stored
+        batch.counts["dropped_records"] += sum(span["dropped_records"] for span in batch.spans)
+        return [(self._spans_seen, span_hashes), (self._units_seen, unit_hashes)]
+
+    def _insert_rows(self, table: str, rows: list[Row]) -> None:
+        if not rows:
+            return
+        schema = self._schemas[table]
+        columns = [pa.array([row[field.name] for row in rows], field.type) for field in schema]
+        self._writer.register("arrived", pa.Table.from_arrays(columns, schema=schema))
+        self._writer.execute(f"INSERT INTO {table} BY NAME SELECT * FROM arrived").fetchall()  # noqa: S608 -- of TABLES
+        self._writer.unregister("arrived")
+
+    def _note(self, counts: Counter[str], upto: Position) -> None:
+        position = json.dumps([upto.segment, upto.offset])
+        self._writer.execute("UPDATE meta SET value = ? WHERE key = 'applied'", [position]).fetchall()
+        for name, count in counts.items():
+            if not count:
+                continue
+            if name in self.counters:
+                self._writer.execute("UPDATE counters SET count = count + ? WHERE name = ?", [count, name]).fetchall()
+            else:
+                self._writer.execute("INSERT INTO counters VALUES (?, ?)", [name, count]).fetchall()
+            self.counters[name] += count
+
+    # Duplicates
+
+    def _drop_repeated_spans(self, batch: Batch) -> Any:
+        """Drop spans that are stored already or come twice; return the hashes of what is left.
+
+        A foreign call is there twice on purpose, as a call and as a span; the span's fate decides for both.
+        """
+        kept: dict[tuple[str, str], Row] = {}
+        dropped = 0
+        lists = (batch.attempts, batch.spans, [call for call in batch.calls if call["source"] == "tallystick"])
+        for rows in lists:
+            for row in rows:
+                if kept.setdefault((row["trace_id"], row["id"]), row) is not row:
+                    dropped += 1
+        keys = list(kept)
+        hashes = self._hashes(keys)
+        suspects = [key for key, perhaps in zip(keys, self._spans_seen.perhaps(hashes), strict=True) if perhaps]
+        stored = self._stored_spans(suspects)
+        dropped += len(stored)
+        if dropped:
+            _keep(batch, {key: row for key, row in kept.items() if key not in stored})
+        batch.counts["duplicates"] += dropped
+        return hashes
+
+    def _stored_spans(self, keys: list[tuple[str, str]]) -> set[tuple[str, str]]:
+        if not keys:
+            return set()
+        ids = [span_id for _, span_id in keys]
+        sql = " UNION ALL ".join(
+            f"SELECT trace_id, id FROM {table} WHERE id IN (SELECT unnest(?::VARCHAR[]))"  # noqa: S608
+            for table in ("calls", "attempts", "spans")
+        )
+        return set(self._writer.execute(sql, [ids, ids, ids]).fetchall()) & set(keys)
+
+    def _drop_repeated_units(self, batch: Batch) -> Any:
+        """Keep one unit per (provider, response id): the most trusted one, stored before or not."""
+        best: dict[tuple[str, str], Row] = {}
+        for unit in batch.units:
+            if unit["unit_id"] is not None:
+                key = (unit["provider"], unit["unit_id"])
+                if key not in best or _rank(unit) > _rank(best[key]):
+                    best[key] = unit
+        keys = list(best)
+        hashes = self._hashes(keys)
+        suspects = [key for key, perhaps in zip(keys, self._units_seen.perhaps(hashes), strict=True) if perhaps]
+        for key, stored in self._stored_units(suspects).items():
+            if _rank(best[key]) > stored:
+                self._supersede(key)
+            else:
+                del best[key]
+        kept = [
+            unit
+            for unit in batch.units
+            if unit["unit_id"] is None or best.get((unit["provider"], unit["unit_id"])) is unit
+        ]
+        if len(kept) < len(batch.units):
+            batch.counts["duplicate_units"] += len(batch.units) - len(kept)
+            batch.units[:] = kept
+            _drop_empty_calls(batch)
+        return hashes
+
+    def _stored_units(self, keys: list[tuple[str, str]]) -> dict[tuple[str, str], tuple[int, bool, bool]]:
+        if not keys:
+            return {}
+        sql = """
+            SELECT provider, unit_id, max(precedence), bool_or(cost_usd IS NOT NULL), bool_or(NOT estimated)
+            FROM units WHERE unit_id IN (SELECT unnest(?::VARCHAR[])) GROUP BY provider, unit_id
+        """
+        rows = self._writer.execute(sql, [[unit_id for _, unit_id in keys]]).fetchall()
+        wanted = set(keys)
+        return {(provider, unit_id): tuple(rank) for provider, unit_id, *rank in rows if (provider, unit_id) in wanted}  # type: ignore[misc]
+
+    def _supersede(self, key: tuple[str, str]) -> None:
+        """Remove a stored unit that a better one replaces, and mend the call that it was counted in."""
+        sql = "SELECT trace_id, call_id FROM units WHERE provider = ? AND unit_id = ?"
+        for trace_id, call_id in self._writer.execute(sql, key).fetchall():
+            self._writer.execute("DELETE FROM units WHERE provider = ? AND unit_id = ?", key).fetchall()
+            where = "trace_id = ? AND {} = ?"
+            left = self._rows("units", where.format("call_id"), [trace_id, call_id])
+            for call in self._rows("calls", where.format("id"), [trace_id, call_id]):
+                self._writer.execute("DELETE FROM calls WHERE trace_id = ? AND id = ?", [trace_id, call_id]).fetchall()
+                # A foreign call is nothing but its unit; it stays in ``spans``.
+                if left or call["source"] == "tallystick":
+                    settle(call, left)
+                    self._insert_rows("calls", [call])
+
+    def _rows(self, table: str, where: str, params: Params) -> list[Row]:
+        cursor = self._writer.execute(f"SELECT * FROM {table} WHERE {where}", params)  # noqa: S608 -- of TABLES
+        columns = [column[0] for column in cursor.description]
+        rows = [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
+        # DuckDB hands a MAP out as a dict; Arrow takes one as pairs.
+        return [
+            {key: list(value.items()) if isinstance(value, dict) else value for key, value in row.items()}
+            for row in rows
+        ]
+
+    def _hashes(self, keys: list[tuple[str, str]]) -> Any:
+        if not keys:
+            return np.zeros(0, dtype=np.uint64)
+        first, second = zip(*keys, strict=True)
+        self._writer.register("keys", pa.table({"a": pa.array(first, pa.string()), "b": pa.array(second, pa.string())}))
+        hashes = self._writer.execute("SELECT hash(a, b) AS h FROM keys").fetchnumpy()["h"]
+        self._writer.unregister("keys")
+        return hashes
+
+    def _recall(self) -> None:
+        """Read from the file what is kept in memory: position, counters, and what was seen."""
+        rows = self._writer.execute("SELECT value FROM meta WHERE key = 'applied'").fetchall()
+        self.applied = Position(*json.loads(rows[0][0]))
+        self.counters = _counters(self._writer)
+        for table in ("calls", "attempts", "spans"):
+            sql = f"SELECT hash(trace_id, id) AS h FROM {table}"  # noqa: S608
+            self._spans_seen.add(self._writer.execute(sql).fetchnumpy()["h"])
+        sql = "SELECT hash(provider, unit_id) AS h FROM units WHERE unit_id IS NOT NULL"
+        self._units_seen.add(self._writer.execute(sql).fetchnumpy()["h"])
+
+    def _cursor(self) -> duckdb.DuckDBPyConnection:
+        try:
+            cursor = self._database.cursor()
+            cursor.execute("USE ledger").fetchall()
+        except duckdb.Error as error:
+            raise StoreBrokenError(f"DuckDB is closed: {_first_line(error)}") from error
+        return cursor
+
+
+def open_or_set_aside(
+    path: Path, aside: Path, memory_limit_mb: int, query_timeout_s: float
+) -> tuple[Store, str | None]:
+    """Return the store at ``path``; when it does not open it is moved to ``aside`` and a new one begun.
+
+    The second value is what was done, in one line, or None.  Raises StoreTooNewError, which moving would not mend.
+    """
+    existed = path.exists()
+    try:
+        return Store(path, memory_limit_mb, query_timeout_s), None
+    except (duckdb.Error, StoreBrokenError, KeyError, IndexError, ValueError) as error:
+        if not existed:
+            raise StoreError(f"cannot make {path}: {_first_line(error)}") from error
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+        for part in (path, path.with_name(path.name + ".wal")):
+            if part.exists():
+                part.rename(aside / f"{stamp}-{part.name}")
+        told = (
+            f"{path.name} does not open ({_first_line(error)}); it was moved to {aside} and is rebuilt from the journal"
+        )
+        return Store(path, memory_limit_mb, query_timeout_s), told
+
+
+def _open(path: Path, memory_limit_mb: int) -> duckdb.DuckDBPyConnection:
+    database = duckdb.connect(":memory:", config={
+        "autoinstall_known_extensions": "false", "autoload_known_extensions": "false",
+        "memory_limit": f"{memory_limit_mb}MB", "threads": "2", "temp_directory": str(path.with_name("tmp")),
+    })  # fmt: skip
+    try:
+        quoted = str(path).replace("'", "''")
+        database.execute(f"ATTACH '{quoted}' AS ledger (STORAGE_VERSION '{FILE_VERSION}')").fetchall()
+        # What SQL can reach ends at this file, and no SQL can change that.
+        for setting in (
+            f"wal_autocheckpoint = '{WAL_BYTES}'",
+            "enable_external_access = false",
+            "lock_configuration = true",
+        ):
+            database.execute(f"SET {setting}").fetchall()
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _migrate(cursor: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """Run the migrations that the file lacks, in order, each with its number in one transaction."""
+    tables = cursor.execute("SELECT count(*) FROM duckdb_tables() WHERE database_name = 'ledger'").fetchall()[0][0]
+    found = int(cursor.execute("SELECT value FROM meta WHERE key = 'schema'").fetchall()[0][0]) if tables else 0
+    if found > SCHEMA:
+        raise StoreTooNewError(str(path), found, SCHEMA)
+    scripts = sorted(files("tallystick.collector").joinpath("migrations").iterdir(), key=lambda script: script.name)
+    for script in scripts:
+        number = int(script.name[:4])
+        if number <= found:
+            continue
+        cursor.execute("BEGIN").fetchall()
+        cursor.execute(script.read_text(encoding="utf-8")).fetchall()
+        if number == 1:
+            cursor.execute("INSERT INTO meta VALUES ('schema', '0'), ('applied', '[1, 0]')").fetchall()
+        cursor.execute("UPDATE meta SET value = ? WHERE key = 'schema'", [str(number)]).fetchall()
+        cursor.execute("COMMIT").fetchall()
+
+
+ARROW = {
+    "VARCHAR": pa.string(),
+    "TIMESTAMP": pa.timestamp("us"),
+    "DOUBLE": pa.float64(),
+    "BOOLEAN": pa.bool_(),
+    "TINYINT": pa.int8(),
+    "INTEGER": pa.int32(),
+    "BIGINT": pa.int64(),
+    "DECIMAL(18,12)": pa.decimal128(18, 12),
+    "VARCHAR[]": pa.list_(pa.string()),
+    "MAP(VARCHAR, VARCHAR)": pa.map_(pa.string(), pa.string()),
+}
+
+
+def _arrow_schema(cursor: duckdb.DuckDBPyConnection, table: str) -> pa.Schema:
+    sql = "SELECT column_name, data_type FROM duckdb_columns() WHERE database_name = 'ledger' AND table_name = ?"
+    return pa.schema([(name, ARROW[kind]) for name, kind in cursor.execute(sql, [table]).fetchall()])
+
+
+def _counters(cursor: duckdb.DuckDBPyConnection) -> Counter[str]:
+    with suppress(duckdb.Error):
+        return Counter(dict(cursor.execute("SELECT name, count FROM counters").fetchall()))
+    return Counter()
+
+
+def _keep(batch: Batch, kept: dict[tuple[str, str], Row]) -> None:
+    """Leave only ``kept`` in the batch, and of calls and units what belongs to them."""
+    batch.attempts[:] = [row for row in batch.attempts if kept.get((row["trace_id"], row["id"])) is row]
+    batch.spans[:] = [row for row in batch.spans if kept.get((row["trace_id"], row["id"])) is row]
+    calls: dict[tuple[str, str], Row] = {}
+    for call in batch.calls:
+        key = (call["trace_id"], call["id"])
+        if kept.get(key) is call or (call["source"] != "tallystick" and key in kept):
+            calls.setdefault(key, call)
+    batch.calls[:] = calls.values()
+    batch.units[:] = _units_of(batch.units, calls)
+
+
+def _units_of(units: list[Row], calls: dict[tuple[str, str], Row]) -> list[Row]:
+    """Return the units of ``calls``; a call that came twice has brought its units twice, the first ones stay."""
+    found: dict[tuple[str, str, int], Row] = {}
+    for unit in units:
+        if (unit["trace_id"], unit["call_id"]) in calls:
+            found.setdefault((unit["trace_id"], unit["call_id"], unit["position"]), unit)
+    return list(found.values())
+
+
+def _drop_empty_calls(batch: Batch) -> None:
+    """Drop foreign calls whose unit somebody else has told better."""
+    counted = {(unit["trace_id"], unit["call_id"]) for unit in batch.units}
+    batch.calls[:] = [
+        call for call in batch.calls if call["source"] == "tallystick" or (call["trace_id"], call["id"]) in counted
+    ]
+
+
+def _rank(unit: Row) -> tuple[int, bool, bool]:
+    return unit["precedence"], unit["cost_usd"] is not None, not unit["estimated"]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:300]
