@@ -9,7 +9,8 @@
     ├── MalformedBatchError        what arrived cannot be decoded
     ├── CollectorError             the collector could not be asked
     │   ├── CollectorUnreachableError
-    │   └── CollectorRefusedError
+    │   ├── CollectorRefusedError
+    │   └── UnknownCallError       no call has the id that was asked for
     ├── StoreError
     │   ├── StoreLockedError       another process holds the data folder
     │   └── StoreTooNewError       the file was written by a newer tallystick
@@ -83,6 +84,16 @@ class CollectorRefusedError(CollectorError):
         self.url = url
         self.status = status
         self.detail = detail
+
+
+class UnknownCallError(CollectorError):
+    """No call has the id that was asked for."""
+
+    def __init__(self, call: str, detail: str) -> None:
+        super().__init__(
+            f"no call has the id {call} ({detail}); the Calls page and GET /api/v1/calls list the ids that are there"
+        )
+        self.call = call
 
 
 class StoreError(TallystickError):

@@ -9,7 +9,8 @@ from tallystick.dashboard.pages import NAMES, page
 # Drawn here, because Streamlit lets the browser fetch a named icon from a font server on the internet.
 ICON = (
     '<svg viewBox="0 0 32 32"><rect width="32" height="32" rx="7" fill="#0072B2"/>'
-    '<path d="M8 7v18M13 7v18M18 7v18M23 7v18M5 20 27 12" stroke="#fff" stroke-width="2.4" stroke-linecap="round"/></svg>'
+    '<path d="M8 7v18M13 7v18M18 7v18M23 7v18M5 20 27 12" stroke="#fff" stroke-width="2.4" stroke-linecap="round"/>'
+    "</svg>"
 )
 
 st.set_page_config(page_title="Tallystick", page_icon=ICON, layout="wide")

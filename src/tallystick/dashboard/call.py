@@ -113,13 +113,12 @@ def _receipt(unit: Mapping[str, Any], shown: View) -> None:
         )
     cost = "unpriced" if unit["cost_usd"] is None else f"${words.plain(unit['cost_usd'])}"
     told = [
-        f"Total {cost}",
         words.STATUSES.get(receipt["status"], str(receipt["status"])),
         f"prices of {unit['price_version']}" if unit["price_version"] else "no price version",
         f"response {unit['id']}" if unit["id"] else "response without an id",
         f"answered by {unit['model']} at {words.stamp(unit['at'], shown.zone)}",
     ]
-    st.markdown(words.escape(" · ".join(told), 600))
+    st.markdown(f"**Total {words.escape(cost)}** · {words.escape(' · '.join(told), 600)}")
     if receipt["reason"]:
         st.warning(words.escape(f"Why: {receipt['reason']}", 500), icon=":material/help:")
     for note in receipt.get("notes") or ():

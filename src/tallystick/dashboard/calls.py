@@ -73,7 +73,8 @@ NUMBERS = {
 
 def _table(rows: list[dict[str, Any]], shown: View) -> None:
     config = {
-        name: st.column_config.NumberColumn(label, alignment="right")
+        # Measured by Streamlit from the first rows only, money further down would be cut.
+        name: st.column_config.NumberColumn(label, alignment="right", width=95 if name == "cost_usd" else None)
         if name in NUMBERS
         else st.column_config.TextColumn(label)
         for name, label in COLUMNS.items()

@@ -142,7 +142,9 @@ def waterfall(steps: Sequence[Step]) -> alt.LayerChart:
         }
         for step in steps
     ]
-    base = alt.Chart(_data(rows)).encode(y=alt.Y("attempt:N", title="attempt", sort=None, axis=alt.Axis(ticks=False)))
+    base = alt.Chart(_data(rows)).encode(
+        y=alt.Y("attempt:N", title="attempt", sort=None, axis=alt.Axis(ticks=False, domain=False))
+    )
     axis = alt.Axis(grid=True, tickCount=6, format="~r")
     colours = alt.Scale(domain=["answered", "failed"], range=[OK_COLOUR, FAILED_COLOUR])
     bars = base.mark_bar(height=16, cornerRadius=2).encode(
@@ -151,7 +153,7 @@ def waterfall(steps: Sequence[Step]) -> alt.LayerChart:
         color=alt.Color("ended:N", scale=colours, legend=alt.Legend(orient="top", title=None)),
         tooltip=[alt.Tooltip("attempt:N"), alt.Tooltip("told:N", title="outcome")],
     )
-    height = max(60, 32 * len(rows))
+    height = 100 + 30 * len(rows)
     chart: alt.LayerChart = alt.layer(bars).properties(height=height).configure_view(strokeWidth=0)
     return chart
 
@@ -168,12 +170,12 @@ def token_bar(classes: Sequence[tuple[str, int]]) -> alt.Chart:
         alt.Chart(_data(rows))
         .mark_bar(height=26)
         .encode(
-            x=alt.X("tokens:Q", stack="zero", title=None, axis=alt.Axis(format="~s", tickCount=5, grid=False)),
+            x=alt.X("tokens:Q", stack="zero", axis=None, scale=alt.Scale(nice=False)),
             color=alt.Color("class:N", scale=colours, legend=alt.Legend(orient="top", title=None, columns=FITTING)),
             order=alt.Order("rank:Q"),
             tooltip=[alt.Tooltip("class:N"), alt.Tooltip("told:N", title="tokens")],
         )
-        .properties(height=60)
+        .properties(height=95)
         .configure_view(strokeWidth=0)
     )
     return chart
