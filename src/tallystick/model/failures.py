@@ -101,15 +101,19 @@ def outcome_of_status(status: int, *codes: str | None, message: str = "") -> Out
     """
     if "prompt is too long" in message:
         return Outcome.CONTEXT_LENGTH
-    for code in codes:
-        # "invalid_request_error" is a catch-all that also rides on 401 and 404 bodies of OpenAI.
-        if code in BY_CODE and not (code == "invalid_request_error" and status in BY_STATUS):
-            return BY_CODE[code]
+    named = [BY_CODE[code] for code in codes if code in BY_CODE]
+    # "invalid_request_error" is a catch-all that also rides on 401 and 404 bodies of OpenAI, beside a better word.
+    for outcome in named:
+        if outcome is not Outcome.INVALID_REQUEST:
+            return outcome
     if status in BY_STATUS:
         return BY_STATUS[status]
-    if status < 400:
-        return Outcome.OK
-    return Outcome.SERVER_ERROR if status >= 500 else Outcome.INVALID_REQUEST
+    if status >= 500:
+        return Outcome.SERVER_ERROR
+    if status >= 400 or named:
+        return Outcome.INVALID_REQUEST
+    # An error event in a stream comes under the status 200 that the stream began with.
+    return Outcome.UNKNOWN if any(codes) else Outcome.OK
 
 
 def outcome_of_stop(reason: str | None) -> Outcome:

@@ -20,8 +20,8 @@ def show_usd(amount: Decimal | None) -> str:
     sign, size = ("-" if amount < 0 else ""), abs(amount)
     if size < Decimal("0.01"):
         return f"{sign}${Context(prec=2, rounding=ROUND_HALF_EVEN).plus(size):f}"
-    if size < 1:
-        return f"{sign}${size:.3f}"
-    if size < 1000:
-        return f"{sign}${size:,.2f}"
+    # What rounds up to the next step is shown in that step's digits: 0.9996 is $1.00, not $1.000.
+    for below, digits in ((1, 3), (1000, 2)):
+        if round(size, digits) < below:
+            return f"{sign}${size:.{digits}f}"
     return f"{sign}${size:,.0f}"

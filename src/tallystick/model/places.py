@@ -13,11 +13,14 @@ DEFAULT_DASHBOARD_PORT = 8501
 
 
 def _home(environ: Mapping[str, str], variable: str, below_home: str) -> Path:
-    """Return the base folder that ``variable`` names, else one below HOME, else one in the temporary folder."""
-    if environ.get(variable):
-        return Path(environ[variable]) / "tallystick"
-    if environ.get("HOME"):
-        return Path(environ["HOME"]) / below_home / "tallystick"
+    """Return the base folder that ``variable`` names, else one below HOME, else one in the temporary folder.
+
+    A relative path names another folder for each process, so it is passed by, as XDG's specification says.
+    """
+    if (named := Path(environ.get(variable, ""))).is_absolute():
+        return named / "tallystick"
+    if (home := Path(environ.get("HOME", ""))).is_absolute():
+        return home / below_home / "tallystick"
     return Path(tempfile.gettempdir()) / f"tallystick-{os.getuid()}"
 
 
@@ -40,4 +43,4 @@ def spool_dir(environ: Mapping[str, str]) -> Path:
 
 def collector_url(environ: Mapping[str, str]) -> str:
     """Return where the collector listens: ``TALLYSTICK_COLLECTOR``, else the default port on loopback."""
-    return environ.get("TALLYSTICK_COLLECTOR", DEFAULT_COLLECTOR_URL).rstrip("/")
+    return (environ.get("TALLYSTICK_COLLECTOR") or DEFAULT_COLLECTOR_URL).rstrip("/")

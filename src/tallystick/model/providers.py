@@ -27,13 +27,19 @@ BY_SUFFIX = (
     (".openai.azure.com", "azure.ai.openai"),
     (".cognitiveservices.azure.com", "azure.ai.openai"),
     (".services.ai.azure.com", "azure.ai.inference"),
-    (".amazonaws.com", "aws.bedrock"),
     ("aiplatform.googleapis.com", "gcp.vertex_ai"),
+    ("aiplatform.us.rep.googleapis.com", "gcp.vertex_ai"),
+    ("aiplatform.eu.rep.googleapis.com", "gcp.vertex_ai"),
     (".api.anthropic.com", "anthropic"),
     (".groq.com", "groq"),
     (".mistral.ai", "mistral_ai"),
     (".x.ai", "x_ai"),
 )
+
+# Every load balancer and function of an AWS customer is below these too, so the service's own label must be there.
+# Source: openai 3.54, providers/bedrock.py; anthropic 2.12, lib/bedrock.
+AWS_SUFFIXES = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws")
+BEDROCK_LABELS = frozenset({"bedrock-runtime", "bedrock-runtime-fips", "bedrock-mantle"})
 
 
 def provider_of(base_url: str, mapped: Mapping[str, str] | None = None) -> str:
@@ -44,13 +50,21 @@ def provider_of(base_url: str, mapped: Mapping[str, str] | None = None) -> str:
     """
     parts = urlsplit(base_url)
     host = (parts.hostname or "").lower()
-    place = f"{parts.netloc.rpartition('@')[2].lower()}{parts.path}"
+    place = parts.netloc.rpartition("@")[2].lower()
     for key in sorted(mapped or (), key=len, reverse=True):
-        if key == host or place == key or place.startswith(key.rstrip("/") + "/"):
+        if _is_below(f"{place}{parts.path}", key) or _is_below(f"{host}{parts.path}", key):
             return (mapped or {})[key]
     if host in BY_HOST:
         return BY_HOST[host]
     for suffix, provider in BY_SUFFIX:
         if host.endswith(suffix):
             return provider
-    return parts.netloc.rpartition("@")[2].lower() or "unknown"
+    if host.endswith(AWS_SUFFIXES) and not BEDROCK_LABELS.isdisjoint(host.split(".")):
+        return "aws.bedrock"
+    return place or "unknown"
+
+
+def _is_below(place: str, key: str) -> bool:
+    """Tell whether ``place`` is the host, and the path or a part of it, that the user wrote as ``key``."""
+    host, slash, path = key.partition("/")
+    return f"{place}/".startswith(f"{host.lower()}{slash}{path}".rstrip("/") + "/")
