@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anthropic
+import openai
 import pytest
 import tallystick
-from fakes.provider import Provider, running_provider
+from fakes.provider import Provider, provider
 from fakes.receiver import Receiver, running_receiver
+
+
+__all__ = ["provider"]
+
+KEY = "sk-canary-0123456789abcdef-last"
 
 
 @dataclass
@@ -78,31 +85,42 @@ def _value(value: Any) -> Any:
     return getattr(value, kind)
 
 
-@pytest.fixture(scope="session")
-def provider_server() -> Iterator[Provider]:
-    with running_provider() as provider:
-        yield provider
-
-
-@pytest.fixture
-def provider(provider_server: Provider) -> Provider:
-    provider_server.reset()
-    return provider_server
-
-
 @pytest.fixture
 def ledger(provider: Provider, tmp_path: Path) -> Iterator[Ledger]:
     """Instrument this process, the provider's two addresses mapped to the names they play."""
-    places = {provider.openai_url: "openai", provider.anthropic_url: "anthropic"}
     with running_receiver() as receiver:
         tallystick.instrument(
             service="shop",
             environment="test",
             collector=receiver.url,
             spool=tmp_path / "spool",
-            providers={url.partition("://")[2].rstrip("/"): name for url, name in places.items()},
+            providers=provider.mapping,
         )
         try:
             yield Ledger(receiver)
         finally:
             tallystick.uninstrument()
+
+
+@pytest.fixture
+def oai(provider: Provider) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=provider.openai_url, api_key=KEY, max_retries=2) as client:
+        yield client
+
+
+@pytest.fixture
+def ant(provider: Provider) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=provider.anthropic_url, api_key=KEY, max_retries=2) as client:
+        yield client
+
+
+@pytest.fixture
+async def async_oai(provider: Provider) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=provider.openai_url, api_key=KEY, max_retries=2) as client:
+        yield client
+
+
+@pytest.fixture
+async def async_ant(provider: Provider) -> AsyncIterator[anthropic.AsyncAnthropic]:
+    async with anthropic.AsyncAnthropic(base_url=provider.anthropic_url, api_key=KEY, max_retries=2) as client:
+        yield client

@@ -146,9 +146,7 @@ print(time.time(), flush=True)
 
 
 @pytest.mark.parametrize("behaviour", ["ok", "hang", "drip", "503"])
-def test_the_process_ends_soon_whatever_the_collector_does(
-    tmp_path: Path, receiver: Receiver, behaviour: str
-) -> None:
+def test_the_process_ends_soon_whatever_the_collector_does(tmp_path: Path, receiver: Receiver, behaviour: str) -> None:
     receiver.behaviour = behaviour
     arguments = [sys.executable, "-c", EXIT, receiver.url, str(tmp_path), payload("last words").hex()]
 

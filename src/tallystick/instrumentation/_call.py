@@ -16,6 +16,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, Status, StatusCode, set_span_in_context
 
 from tallystick.instrumentation._attempts import CALL_KEY, outcome_of_transport
+from tallystick.instrumentation._guard import guard
 from tallystick.instrumentation._include_usage import HIDE
 from tallystick.instrumentation._routes import Route
 from tallystick.instrumentation._tap import Recorder, tap
@@ -185,7 +186,9 @@ class Call:
                 return
             self._ended = True
         attributes = {names.OUTCOME: self._outcome.value, names.ATTEMPTS: self.attempts}
-        attributes |= self._more | unit_attributes(self._units)
+        attributes |= self._more
+        with guard("the pricing of a call"):  # whatever is wrong with its units, the call itself is recorded
+            attributes |= unit_attributes(self._units)
         if self._outcome is not Outcome.OK:
             attributes[names.ERROR_TYPE] = self._outcome.value
         end_ns = self._start_ns + time.perf_counter_ns() - self._start_tick

@@ -7,33 +7,24 @@ span is made by a provider of our own; when the app has set one, a twin with the
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, InstrumentationScope, KeyValue
-from opentelemetry.proto.resource.v1.resource_pb2 import Resource as ResourceProto
-from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanProto
-from opentelemetry.proto.trace.v1.trace_pb2 import Status as StatusProto
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
-from opentelemetry.trace import Span, SpanContext, SpanKind, StatusCode
+from opentelemetry.trace import Span, SpanContext, SpanKind
 
 from tallystick import __version__
 from tallystick.instrumentation._attempts import attempt_attributes
 from tallystick.instrumentation._guard import guard
+from tallystick.instrumentation._otlp import encode_request, encode_resource, encode_scope, encode_span
 from tallystick.instrumentation._settings import Settings
 from tallystick.instrumentation._spool import Spool
 from tallystick.model.attributes import ATTEMPT, ENVIRONMENT, SCOPE, SERVICE
-
-_STATUS = {
-    StatusCode.UNSET: StatusProto.STATUS_CODE_UNSET,
-    StatusCode.OK: StatusProto.STATUS_CODE_OK,
-    StatusCode.ERROR: StatusProto.STATUS_CODE_ERROR,
-}
 
 
 class _Ids(RandomIdGenerator):
@@ -99,8 +90,8 @@ class _ToSpool(SpanProcessor):
 
     def __init__(self, spool: Spool, resource: Resource) -> None:
         self._spool = spool
-        self._resource = ResourceProto(attributes=_key_values(resource.attributes)).SerializeToString()
-        self._scope = InstrumentationScope(name=SCOPE, version=__version__).SerializeToString()
+        self._resource = encode_resource(resource.attributes)
+        self._scope = encode_scope(SCOPE, __version__)
 
     def on_end(self, span: ReadableSpan) -> None:
         with guard("the recording of a span"):
@@ -110,62 +101,7 @@ class _ToSpool(SpanProcessor):
                 if ATTEMPT not in attributes:  # other traffic of an HTTP client that the app shares with an SDK
                     return
                 attributes = attempt_attributes(span, attributes)
-            self._spool.append(_request(self._resource, self._scope, _encode(span, attributes)))
+            self._spool.append(encode_request(self._resource, self._scope, encode_span(span, attributes)))
 
     def force_flush(self, timeout_millis: int = 0) -> bool:
         return True
-
-
-def _encode(span: ReadableSpan, attributes: Mapping[str, Any]) -> bytes:
-    context = span.get_span_context()
-    assert context is not None, "an ended span has a context"
-    encoded: bytes = SpanProto(
-        trace_id=context.trace_id.to_bytes(16, "big"),
-        span_id=context.span_id.to_bytes(8, "big"),
-        parent_span_id=span.parent.span_id.to_bytes(8, "big") if span.parent else b"",
-        name=span.name,
-        kind=SpanProto.SPAN_KIND_CLIENT,
-        start_time_unix_nano=span.start_time or 0,
-        end_time_unix_nano=span.end_time or 0,
-        attributes=_key_values(attributes),
-        status=StatusProto(code=_STATUS[span.status.status_code]),
-    ).SerializeToString()
-    return encoded
-
-
-def _key_values(attributes: Mapping[str, Any]) -> list[KeyValue]:
-    return [KeyValue(key=key, value=_value(value)) for key, value in attributes.items()]
-
-
-def _value(value: Any) -> AnyValue:
-    if isinstance(value, str):
-        return AnyValue(string_value=value)
-    if isinstance(value, bool):
-        return AnyValue(bool_value=value)
-    if isinstance(value, int) and abs(value) < 1 << 63:
-        return AnyValue(int_value=value)
-    if isinstance(value, float):
-        return AnyValue(double_value=value)
-    if isinstance(value, Sequence):
-        return AnyValue(array_value=ArrayValue(values=[_value(item) for item in value]))
-    return AnyValue(string_value=str(value))
-
-
-def _request(resource: bytes, scope: bytes, span: bytes) -> bytes:
-    """Return an ExportTraceServiceRequest around an encoded span.
-
-    Each level is one length-delimited field: resource_spans = 1; resource = 1, scope_spans = 2; scope = 1, spans = 2.
-    Put together from bytes, because the messages would copy resource and scope for every span.
-    """
-    scope_spans = _field(1, scope) + _field(2, span)
-    return _field(1, _field(1, resource) + _field(2, scope_spans))
-
-
-def _field(number: int, payload: bytes) -> bytes:
-    length = len(payload)
-    head = bytearray([number << 3 | 2])
-    while length > 0x7F:
-        head.append(length & 0x7F | 0x80)
-        length >>= 7
-    head.append(length)
-    return bytes(head) + payload

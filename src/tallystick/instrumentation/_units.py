@@ -73,12 +73,14 @@ class Place:
 
 
 def _told(answer: Answer, request: Mapping[str, Any]) -> dict[str, Any]:
-    told = {
-        "service_tier": answer.service_tier,
-        "requested_service_tier": request.get("service_tier"),
-        "tool_usage": answer.tool_usage,
-    }
-    return {name: value for name, value in told.items() if value is not None}
+    told: dict[str, Any] = {}
+    if answer.service_tier is not None:
+        told["service_tier"] = answer.service_tier
+    if isinstance(asked := request.get("service_tier"), str):  # the SDKs' "not given" is an object of their own
+        told["requested_service_tier"] = asked
+    if answer.tool_usage is not None:
+        told["tool_usage"] = answer.tool_usage
+    return told
 
 
 def _completed(answer: Answer, route: Route, request: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
@@ -92,9 +94,8 @@ def _completed(answer: Answer, route: Route, request: Mapping[str, Any]) -> tupl
 
 
 def _prompt(request: Mapping[str, Any]) -> list[Any]:
-    return [
-        request[name] for name in ("system", "instructions", "messages", "input", "prompt", "tools") if name in request
-    ]
+    parts = [request.get(name) for name in ("system", "instructions", "messages", "input", "prompt", "tools")]
+    return [part for part in parts if isinstance(part, str | list | dict)]
 
 
 def _tokens(characters: int) -> int:
