@@ -1,10 +1,12 @@
 import logging
 import re
 import socket
+import ssl
 import threading
 import time
 import traceback
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -128,6 +130,45 @@ def test_nothing_is_sent_after_the_deadline(monkeypatch: pytest.MonkeyPatch) -> 
 
         assert not told.value.ambiguous
         assert slack.tries == []
+
+
+CERTIFICATE = Path(__file__).parent / "tls" / "localhost.pem"
+
+
+def tls() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    return context
+
+
+def test_https_is_spoken_to_a_certificate_that_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+
+    with running_slack(tls=tls()) as slack:
+        assert slack.url.startswith("https://")
+        Slack(slack.url).deliver(MESSAGE)
+
+    assert len(slack.messages) == 1
+
+
+def test_a_certificate_that_is_not_trusted_gets_no_message() -> None:
+    with running_slack(tls=tls()) as slack, pytest.raises(DeliveryDelayedError, match="CERTIFICATE_VERIFY") as told:
+        Slack(slack.url).deliver(MESSAGE)
+
+    assert not told.value.ambiguous
+    assert slack.tries == []
+
+
+@pytest.mark.parametrize("step", ["hang", "drip"])
+def test_a_try_over_https_ends_at_its_deadline(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+
+    with running_slack(step, tls=tls()) as slack:
+        with pytest.raises(DeliveryDelayedError, match="within") as told:
+            Slack(slack.url, deadline_s=0.5).deliver(MESSAGE)
+        _wait_until_no_delivery_runs()
+
+    assert told.value.ambiguous
 
 
 def test_a_slow_answer_before_the_deadline_is_delivered() -> None:

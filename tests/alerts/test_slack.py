@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakes.slack import complaint, running_slack
-from tallystick.alerts import Alert, Context, Contributor, DearestCall, Message, Slack, repeated, slack_message
+from tallystick.alerts import Alert, Context, Contributor, DearestCall, Message, Slack, late, repeated, slack_message
 from tallystick.model.budgets import Budget
 from tallystick.model.windows import window_at
 
@@ -276,6 +276,24 @@ def test_a_repeated_message_is_marked_once() -> None:
     assert texts(marked.blocks)[-1] == "(repeated: the first answer was lost)"
     assert marked.blocks[: len(message.blocks)] == message.blocks
     assert repeated(marked) == marked
+
+
+def test_a_message_that_had_to_wait_says_since_when() -> None:
+    message = slack_message(alert(), CONTEXT)
+
+    waited = late(message, NOON, NOON + timedelta(hours=26, minutes=5))
+
+    note = "(late: written Fri 20 Nov 12:00 UTC, 1 d 2 h ago)"
+    assert texts(waited.blocks)[:2] == [header(message), note]
+    assert waited.text == f"{note} {message.text}"
+    assert waited.blocks[2:] == message.blocks[1:]
+    assert complaint({"text": waited.text, "blocks": list(waited.blocks)}) is None
+
+
+def test_a_message_that_waited_for_a_moment_is_not_called_late() -> None:
+    message = slack_message(alert(), CONTEXT)
+
+    assert late(message, NOON, NOON + timedelta(minutes=4, seconds=59)) is message
 
 
 def hostile_message(name: str) -> Message:

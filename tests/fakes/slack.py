@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import struct
 import sys
 import threading
@@ -62,19 +63,22 @@ class _Server(ThreadingHTTPServer):
 
 
 class FakeSlack:
-    def __init__(self, script: tuple[str, ...]) -> None:
+    def __init__(self, script: tuple[str, ...], tls: ssl.SSLContext | None = None) -> None:
         self.tries: list[Try] = []
         self.strays: list[str] = []
         """Requests to anything but the webhook, as a client that follows redirects makes them."""
         self.closing = threading.Event()
         self._steps = deque(script)
         self._lock = threading.Lock()
+        self._scheme = "https" if tls else "http"
         self._server = _Server(("127.0.0.1", 0), _handler(self))
+        if tls:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
 
     @property
     def url(self) -> str:
         """The webhook's address; its path is the secret."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}{PATH}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_address[1]}{PATH}"
 
     @property
     def messages(self) -> list[Any]:
@@ -108,8 +112,8 @@ class FakeSlack:
 
 
 @contextmanager
-def running_slack(*script: str) -> Iterator[FakeSlack]:
-    slack = FakeSlack(script)
+def running_slack(*script: str, tls: ssl.SSLContext | None = None) -> Iterator[FakeSlack]:
+    slack = FakeSlack(script, tls)
     slack.start()
     try:
         yield slack

@@ -1,12 +1,16 @@
 import pickle
-from dataclasses import FrozenInstanceError
+import tomllib
+from dataclasses import FrozenInstanceError, fields
 from datetime import UTC, time
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tallystick.model.budgets import DIMENSIONS, Budget
+
+PAGE = (Path(__file__).parents[2] / "docs" / "budgets.md").read_text(encoding="utf-8")
 
 
 def budget(**values: Any) -> Budget:
@@ -104,3 +108,20 @@ def test_a_budget_is_a_value() -> None:
     assert pickle.loads(pickle.dumps(one)) == one
     with pytest.raises(FrozenInstanceError):
         one.name = "other"  # type: ignore[misc]
+
+
+def test_every_key_of_a_budget_is_documented() -> None:
+    for key in fields(Budget):
+        assert f"| `{key.name}` |" in PAGE
+
+
+def test_every_dimension_is_documented() -> None:
+    assert all(f"`{dimension}`" in PAGE for dimension in DIMENSIONS)
+
+
+def test_the_budgets_in_the_documentation_work() -> None:
+    example = tomllib.loads(PAGE.partition("```toml")[2].partition("```")[0], parse_float=Decimal)
+
+    names = [Budget(**{**one, "limit_usd": Decimal(one["limit_usd"])}).name for one in example["budget"]]
+
+    assert names == ["chat", "everything this month"]

@@ -44,9 +44,7 @@ def test_every_listed_host_is_found_with_and_without_a_port(host: str) -> None:
         pytest.param("https://api.openai.com.evil.example/v1", "api.openai.com.evil.example", id="ends-otherwise"),
         pytest.param("https://notapi.openai.com/v1", "notapi.openai.com", id="begins-otherwise"),
         pytest.param("https://lb-1.us-east-1.elb.amazonaws.com/v1", "lb-1.us-east-1.elb.amazonaws.com", id="own-aws"),
-        pytest.param(
-            "https://bedrock-x.eu.elb.amazonaws.com", "bedrock-x.eu.elb.amazonaws.com", id="named-like-bedrock"
-        ),
+        pytest.param("https://bedrock-x.eu.elb.amazonaws.com", "bedrock-x.eu.elb.amazonaws.com", id="own-bedrock"),
         pytest.param("", "unknown", id="nothing"),
         pytest.param("not a url", "unknown", id="no-url"),
     ],

@@ -2,7 +2,7 @@
 
 from tallystick.alerts.decide import Alert, due_alert
 from tallystick.alerts.deliver import Slack, next_try_at
-from tallystick.alerts.slack import Context, Contributor, DearestCall, Message, repeated, slack_message
+from tallystick.alerts.slack import Context, Contributor, DearestCall, Message, late, repeated, slack_message
 
 __all__ = [
     "Alert",
@@ -12,6 +12,7 @@ __all__ = [
     "Message",
     "Slack",
     "due_alert",
+    "late",
     "next_try_at",
     "repeated",
     "slack_message",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from datetime import datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 from decimal import ROUND_FLOOR, Decimal
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -27,8 +27,8 @@ NAME_CHARS_MAX = 60
 SHOWN_MAX = 3
 """How many contributors, and parts of a scope, are named."""
 
-HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
+LATE = timedelta(minutes=5)
 REPEATED = "(repeated: the first answer was lost)"
 
 Block = dict[str, Any]
@@ -106,6 +106,19 @@ def repeated(message: Message) -> Message:
         return message
     mark: Block = {"type": "context", "elements": [_mrkdwn(REPEATED)]}
     return replace(message, text=f"{message.text} {REPEATED}", blocks=(*message.blocks, mark))
+
+
+def late(message: Message, written_at: datetime, now: datetime) -> Message:
+    """Return ``message`` as it should be sent ``now``: one that had to wait says since when, as its "today" is another.
+
+    A message of less than `LATE` is returned as it is.
+    """
+    waited = now - written_at
+    if waited < LATE:
+        return message
+    note = f"(late: written {written_at.astimezone(UTC):%a %d %b %H:%M} UTC, {_duration(waited)} ago)"
+    mark: Block = {"type": "context", "elements": [_mrkdwn(note)]}
+    return Message(text=f"{note} {message.text}", blocks=(message.blocks[0], mark, *message.blocks[1:]))
 
 
 @dataclass(frozen=True, slots=True)
