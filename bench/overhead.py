@@ -20,9 +20,10 @@ from typing import Any
 import anthropic
 import httpx2
 import openai
-import tallystick
 from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
+
+import tallystick
 
 CHUNKS = 200
 CHAT = {
@@ -32,9 +33,10 @@ CHAT = {
               "prompt_tokens_details": {"cached_tokens": 512}, "completion_tokens_details": {"reasoning_tokens": 0}},
 }  # fmt: skip
 MESSAGE = {
-    "id": "msg_1", "type": "message", "role": "assistant", "model": "claude-sonnet-4-5-20250929", "stop_reason": "end_turn",
+    "id": "msg_1", "type": "message", "role": "assistant", "model": "claude-sonnet-5", "stop_reason": "end_turn",
     "stop_sequence": None, "content": [{"type": "text", "text": "word " * 100}],
-    "usage": {"input_tokens": 388, "output_tokens": 100, "cache_read_input_tokens": 512, "cache_creation_input_tokens": 0},
+    "usage": {"input_tokens": 388, "output_tokens": 100, "cache_read_input_tokens": 512,
+              "cache_creation_input_tokens": 0},
 }  # fmt: skip
 
 
@@ -106,9 +108,9 @@ def calls(oai: openai.OpenAI, ant: anthropic.Anthropic) -> dict[str, Callable[[]
                 model="gpt-4o", messages=messages, stream=True, stream_options={"include_usage": True}
             )
         ),
-        "anthropic message": lambda: ant.messages.create(model="claude-sonnet-4-5", max_tokens=200, messages=messages),
+        "anthropic message": lambda: ant.messages.create(model="claude-sonnet-5", max_tokens=200, messages=messages),
         "anthropic stream": lambda: list(
-            ant.messages.create(model="claude-sonnet-4-5", max_tokens=200, messages=messages, stream=True)
+            ant.messages.create(model="claude-sonnet-5", max_tokens=200, messages=messages, stream=True)
         ),
     }
 
@@ -161,10 +163,9 @@ def main() -> None:
         for variant in variants:
             taken = figures[variant, name]
             best, median = min(taken), statistics.median(taken)
-            print(
-                f"{name:18} {variant:11} {best:9.1f} ({median:9.1f}) {best - nothing:+8.1f} us  {best / floor:5.2f} of floor"
-                + (f"  {(best - nothing) / CHUNKS:+.2f} us/chunk" if "stream" in name else "")
-            )
+            per_chunk = f"  {(best - nothing) / CHUNKS:+.2f} us/chunk" if "stream" in name else ""
+            added = f"{best - nothing:+8.1f} us  {best / floor:5.2f} of floor{per_chunk}"
+            print(f"{name:18} {variant:11} {best:9.1f} ({median:9.1f}) {added}")
 
 
 if __name__ == "__main__":

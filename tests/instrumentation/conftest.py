@@ -11,10 +11,10 @@ from typing import Any
 import anthropic
 import openai
 import pytest
+
 import tallystick
 from fakes.provider import Provider, provider
 from fakes.receiver import Receiver, running_receiver
-
 
 __all__ = ["provider"]
 

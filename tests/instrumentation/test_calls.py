@@ -8,9 +8,11 @@ from typing import Any
 
 import pydantic
 import pytest
+
 from fakes.provider import Provider
 
 GPT, CLAUDE, EMBEDDING = "gpt-4o-mini", "claude-haiku-4-5", "text-embedding-3-small"
+ONE_HOUR = {"type": "ephemeral", "ttl": "1h"}
 HELLO: Any = [{"role": "user", "content": "Where is my parcel? I have waited for a week."}]
 
 
@@ -101,7 +103,7 @@ ANTHROPIC: dict[str, Callable[[Any], Any]] = {
         model=CLAUDE,
         max_tokens=200,
         messages=HELLO,
-        system=[{"type": "text", "text": "the rules of the house " * 400, "cache_control": {"type": "ephemeral", "ttl": "1h"}}],
+        system=[{"type": "text", "text": "the rules of the house " * 400, "cache_control": ONE_HOUR}],
     ),
     "messages-thinking": lambda c: c.messages.create(
         model=CLAUDE, max_tokens=4000, messages=HELLO, thinking={"type": "enabled", "budget_tokens": 1024}

@@ -1,4 +1,4 @@
-"""Nothing of the app changes: identities, its own OpenTelemetry, its requests; and whatever we get wrong stays with us."""
+"""Nothing of the app changes: identities, its own OpenTelemetry, its requests; our faults stay with us."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from typing import Any
 import anthropic
 import openai
 import pytest
-import tallystick
-from fakes.provider import Provider
-from fakes.receiver import Receiver, running_receiver
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.util._once import Once
+
+import tallystick
+from fakes.provider import Provider
+from fakes.receiver import Receiver, running_receiver
 from tallystick.errors import SettingsError
 from tallystick.instrumentation import _call, _hooks
 
@@ -241,9 +242,8 @@ def test_a_fault_of_ours_at_any_step_changes_nothing_for_the_app(
 
     assert chat(oai).choices[0].message.content
     assert message(ant).content[0].text
-    assert (
-        list(ant.messages.create(model=CLAUDE, max_tokens=50, messages=HELLO, stream=True))[-1].type == "message_stop"
-    )
+    events = list(ant.messages.create(model=CLAUDE, max_tokens=50, messages=HELLO, stream=True))
+    assert events[-1].type == "message_stop"
     assert all(chunk.id for chunk in oai.chat.completions.create(model=GPT, messages=HELLO, stream=True))
     provider.script("401")
     with pytest.raises(openai.AuthenticationError):

@@ -11,6 +11,7 @@ import anthropic
 import openai
 import pydantic
 import pytest
+
 from fakes.provider import Provider
 
 GPT, CLAUDE = "gpt-4o-mini", "claude-haiku-4-5"

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fakes.receiver import Receiver, running_receiver, wait_until
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
+
+from fakes.receiver import Receiver, running_receiver, wait_until
 from tallystick.instrumentation._ship import ANSWER_BYTES_MAX, Shipper, Undelivered, post
 from tallystick.instrumentation._spool import Spool
 

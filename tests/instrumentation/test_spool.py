@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from tallystick.instrumentation import _spool
 from tallystick.instrumentation._spool import Spool
 from tallystick.model.segment import Record, orphans, read_records

@@ -12,6 +12,7 @@ from typing import Any
 import anthropic
 import openai
 import pytest
+
 import tallystick
 from fakes.provider import Provider
 from fakes.receiver import running_receiver

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tallystick.model.segment import Damage, Kind, Record, encode_record, lock, orphans, read_records, write_all
 
 PAYLOADS = [b"one", b"", b"three" * 100]
