@@ -202,10 +202,7 @@ def _head(console: Console, call: Answer) -> None:
         f"{started:%Y-%m-%d %H:%M:%S %Z}, {_seconds(call['latency_ms'])}, {_plural(call['attempts'], 'attempt')}",
     )
     _say(console, f"Outcome: {_outcome(call)}")
-    facts = [
-        (name, call[name])
-        for name in ("service", "environment", "feature", "user", "session", "prompt", "caller", "key")
-    ]
+    facts = [(name, call[name]) for name in FACTS]
     facts += sorted((call["tags"] or {}).items())
     told = ", ".join(f"{clean(name)}={clean(value)}" for name, value in facts if value)
     if told:
@@ -267,10 +264,12 @@ def receipt_line(line: Answer) -> str:
     """Return ``input 1,200 tokens x $3 / 1,000,000 x 1 = $0.0036``; nothing is rounded."""
     unit = f"{clean(line['unit'])}{'' if line['quantity'] == '1' else 's'}"
     per = "" if line["per"] == 1 else f" / {line['per']:,}"
-    return (
-        f"{clean(line['item']).replace('_', ' ')} {_digits(line['quantity'])} {unit} x ${_digits(line['unit_price_usd'])}{per}"
-        f" x {_digits(line['multiplier'])} = {_exact(line['cost_usd'])}"
+    factors = (
+        f"{_digits(line['quantity'])} {unit}",
+        f"${_digits(line['unit_price_usd'])}{per}",
+        _digits(line["multiplier"]),
     )
+    return f"{clean(line['item']).replace('_', ' ')} {' x '.join(factors)} = {_exact(line['cost_usd'])}"
 
 
 def _exact(amount: str | None) -> str:

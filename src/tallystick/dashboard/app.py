@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from tallystick.dashboard import parts
 from tallystick.dashboard.pages import NAMES, page
 
 # Drawn here, because Streamlit lets the browser fetch a named icon from a font server on the internet.
@@ -14,4 +15,6 @@ ICON = (
 )
 
 st.set_page_config(page_title="Tallystick", page_icon=ICON, layout="wide")
-st.navigation([page(name) for name in NAMES], position="top").run()
+shown = st.navigation([page(name) for name in NAMES], position="top")
+parts.carry(shown.url_path)
+shown.run()

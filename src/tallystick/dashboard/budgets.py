@@ -80,7 +80,7 @@ def _conditions(row: Mapping[str, Any], shown: View) -> str:
     end = words.instant(window["end"])
     told = [f"window: {words.clean(window['kind'])} ({words.clean(window['timezone'])})"]
     if end is not None:
-        told.append(f"resets in {words.left(end - shown.end)}, at {words.stamp(end, shown.zone)}")
+        told.append(f"resets in {words.left(end - shown.now)}, at {words.stamp(end, shown.zone)}")
     levels = ", ".join(words.percent(Decimal(level)) for level in row["thresholds"])
     told.append(f"tells at {levels}" if levels else "tells nobody")
     told.append({"alert": "only warns", "block": "blocks at the limit"}.get(row["action"], words.clean(row["action"])))
@@ -99,9 +99,9 @@ def _alerts(alerts: list[dict[str, Any]], shown: View) -> None:
         {
             "threshold": words.percent(Decimal(alert["threshold"])),
             "spent": words.usd(alert["spent_usd"]),
-            "raised": words.clock(alert["raised_at"], shown.zone, shown.end),
+            "raised": words.clock(alert["raised_at"], shown.zone, shown.now),
             "notification": words.ALERT_STATES.get(alert["state"], words.clean(alert["state"])),
-            "delivered": words.clock(alert["delivered_at"], shown.zone, shown.end) if alert["delivered_at"] else "",
+            "delivered": words.clock(alert["delivered_at"], shown.zone, shown.now) if alert["delivered_at"] else "",
             "what went wrong": words.clean(alert["error"] or ""),
         }
         for alert in alerts

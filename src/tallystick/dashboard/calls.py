@@ -10,6 +10,8 @@ from tallystick.dashboard import call, frames, parts, words
 from tallystick.dashboard.view import View
 
 PAGE_SIZE = 50
+CELL = 32
+"""Letters in a cell: one long name must not push the other columns out of sight."""
 
 
 def show() -> None:
@@ -99,17 +101,18 @@ def _table(rows: list[dict[str, Any]], shown: View) -> None:
 
 def _row(row: dict[str, Any], shown: View) -> dict[str, Any]:
     told = {
-        name: words.clean(str(row[name])) if row[name] is not None else "" for name in ("feature", "user", "caller")
+        name: words.clean(str(row[name]), CELL) if row[name] is not None else ""
+        for name in ("feature", "user", "caller")
     }
     return {
         **row,
         **told,
-        "when": words.clock(row["started_at"], shown.zone, shown.end),
+        "when": words.clock(row["started_at"], shown.zone, shown.now),
         "outcome": words.outcome(row["outcome"]),
         "cost": "nothing billed" if not row["units"] else words.status(row["cost_status"]),
-        "model": words.clean(row["model"] or words.NONE),
-        "service": words.clean(row["service"] or ""),
-        "provider": words.clean(row["provider"] or ""),
+        "model": words.clean(row["model"] or words.NONE, CELL),
+        "service": words.clean(row["service"] or "", CELL),
+        "provider": words.clean(row["provider"] or "", CELL),
     }
 
 

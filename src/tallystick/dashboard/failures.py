@@ -84,7 +84,7 @@ def _by_class(rows: list[dict[str, Any]], shown: View) -> None:
             "what": words.outcome(row["outcome"]),
             "provider": words.clean(row["provider"] or words.NONE),
             "outcome": words.clean(row["outcome"]),
-            "last": words.clock(row["last_at"] or None, shown.zone, shown.end),
+            "last": words.clock(row["last_at"] or None, shown.zone, shown.now),
             "wasted_usd": row["wasted_usd"] or 0,
         }
         for row in rows

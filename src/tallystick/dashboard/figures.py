@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Answer = Mapping[str, Any]
 Key = str | None
-LABEL_LENGTH_MAX = 40
+LABEL_LENGTH_MAX = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ def _calls(now: Answer, before: Answer, period: str) -> Tile:
         label="Calls",
         value=words.count(now["calls"]),
         difference=difference,
-        versus=f"vs prior {period}" if difference else f"none in {period}",
+        versus=f"vs prior {period}" if difference else f"none in the prior {period}",
     )
 
 

@@ -13,7 +13,7 @@ import streamlit as st
 from tallystick.client import Collector
 from tallystick.dashboard import figures, words
 from tallystick.dashboard.theme import Palette
-from tallystick.dashboard.view import DIMENSIONS, ORDERS, RANGES, View, read_view
+from tallystick.dashboard.view import DIMENSIONS, ORDERS, RANGES, View, kept, read_view
 from tallystick.errors import CollectorRefusedError, CollectorUnreachableError
 from tallystick.model.failures import Outcome
 from tallystick.model.places import collector_url
@@ -36,8 +36,28 @@ def utc_now() -> datetime:
 
 def view() -> View:
     """Return what the URL asks for, in the zone that it names or the reader's own."""
-    params = {name: st.query_params.get_all(name) for name in st.query_params}
-    return read_view(params, utc_now(), st.context.timezone)
+    return read_view(_params(), utc_now(), st.context.timezone)
+
+
+def _params() -> dict[str, list[str]]:
+    return {name: st.query_params.get_all(name) for name in st.query_params}
+
+
+def carry(page: str) -> None:
+    """Give a page that was entered by the navigation bar, whose links have no query, the view of the page before.
+
+    The view is the one that the reader entered with or set by hand: a link that narrows it down, say to one bar's hour,
+    does not become the view of the other pages.
+    """
+    if "view" not in st.session_state:
+        _remember()
+    elif st.session_state["page"] != page and not st.query_params:
+        st.query_params.from_dict(st.session_state["view"])
+    st.session_state["page"] = page
+
+
+def _remember() -> None:
+    st.session_state["view"] = kept(_params())
 
 
 @st.cache_resource(show_spinner=False)
@@ -64,7 +84,7 @@ def trouble() -> Iterator[None]:
         yield
     except CollectorUnreachableError as error:
         st.error(
-            f"**No collector answers at {words.escape(error.url)}** ({words.escape(error.reason)}).  \n"
+            f"**No collector answers at** {words.code(error.url)} ({words.escape(error.reason)}).  \n"
             "Start one with `tallystick up`. This page looks again every few seconds and goes on by itself.",
             icon=":material/cloud_off:",
         )
@@ -102,6 +122,7 @@ def _changed(name: str, *drops: str) -> Callable[[], None]:
             st.query_params.pop(gone, None)
         if value:
             st.query_params[name] = value
+        _remember()
 
     return move
 
@@ -195,6 +216,7 @@ def _chips(shown: View) -> None:
                 st.query_params[name] = values
             else:
                 st.query_params.pop(name, None)
+        _remember()
 
     st.pills(
         "Filters that are set; click one to take it away",
@@ -223,7 +245,7 @@ def _waiting() -> None:
     st.code("pip install tallystick", language="bash")
     st.code("import tallystick; tallystick.instrument()", language="python")
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(f":material/hourglass_top: Waiting for the first call at {words.escape(collector().url)}")
+        st.markdown(f":material/hourglass_top: Waiting for the first call at {words.code(collector().url)}")
     st.caption(
         "No key at hand? `tallystick demo` shows real SDK traffic against a provider on this machine. "
         "Something missing? The app and this collector must name the same address."

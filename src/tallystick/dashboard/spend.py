@@ -115,7 +115,7 @@ def _dearest(rows: list[dict[str, Any]], shown: View) -> None:
 def _dearest_label(row: dict[str, Any], shown: View) -> str:
     who = " · ".join(
         words.escape(str(part), 40)
-        for part in (row["model"], row["feature"], row["user"], words.clock(row["started_at"], shown.zone, shown.end))
+        for part in (row["model"], row["feature"], row["user"], words.clock(row["started_at"], shown.zone, shown.now))
         if part
     )
     return f"**{words.escape(words.usd(row['cost_usd']))}** · {who}"

@@ -55,6 +55,8 @@ class View:
 
     start: datetime
     end: datetime
+    now: datetime
+    """When the page was drawn: what "today" and "resets in" are counted from."""
     zone: ZoneInfo
     range: str | None = RANGE_DEFAULT
     """The key in `RANGES` when the range moves with the clock; None when the URL fixes both ends."""
@@ -111,6 +113,12 @@ class View:
         return query | {name: values[0] if len(values) == 1 else list(values) for name, values in filters.items()}
 
 
+def kept(params: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Return the part of a URL that goes with the reader from page to page: range, zone, grouping and filters."""
+    names = {"range", "start", "end", "tz", "by", *FILTERS}
+    return {name: list(values) for name, values in params.items() if name in names or name.startswith(TAG)}
+
+
 def iso(at: datetime) -> str:
     """Return ``at`` as the collector's API writes times."""
     return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
@@ -127,6 +135,7 @@ def read_view(params: Mapping[str, Sequence[str]], now: datetime, viewer_zone: s
     return View(
         start=start,
         end=end,
+        now=now,
         zone=zone,
         range=span,
         by=by,

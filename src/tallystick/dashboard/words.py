@@ -25,9 +25,21 @@ def clean(text: str, length_max: int = TEXT_LENGTH_MAX) -> str:
     return flat if len(flat) <= length_max else flat[: length_max - 1] + "…"
 
 
+# GitHub's autolinks are made from the text after escapes are undone, so only a character in between stops them:
+# (https?://|www(?=\.))[-.\w]+ and [-.\w+]+@[-\w]+ in mdast-util-gfm-autolink-literal 2.
+_AUTOLINK = re.compile(r"(://|www|@)", re.IGNORECASE)
+WORD_JOINER = "\u2060"
+
+
 def escape(text: str, length_max: int = TEXT_LENGTH_MAX) -> str:
     """Return ``text`` so that markdown shows it letter by letter: no link, no image, no HTML, no formula."""
-    return _MARKDOWN.sub(r"\\\1", clean(text, length_max))
+    unlinked = _AUTOLINK.sub(rf"\1{WORD_JOINER}", clean(text, length_max))
+    return _MARKDOWN.sub(r"\\\1", unlinked)
+
+
+def code(text: str) -> str:
+    """Return ``text`` as markdown's inline code, where nothing is obeyed and what is copied is what it was."""
+    return f"`{clean(text).replace('`', chr(39))}`"
 
 
 def usd(amount: Decimal | str | None) -> str:
