@@ -2,7 +2,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tallystick.alerts import due_alert
@@ -44,6 +44,7 @@ def test_an_alert_says_what_was_spent_of_what_and_when() -> None:
     assert alert.share == Decimal("0.85")
 
 
+@settings(deadline=None)  # a slow machine is no fault
 @given(st.lists(st.decimals(0, 3, places=4), max_size=30))
 def test_spend_that_grows_tells_each_threshold_at_most_once_and_in_order(steps: list[Decimal]) -> None:
     spent, told = Decimal(0), []

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakes.slack import PATH, running_slack
@@ -296,6 +296,7 @@ def test_retries_back_off_to_five_minutes() -> None:
     assert waits_s == [1, 2, 4, 256, 300, 300, 300]
 
 
+@settings(deadline=None)  # a slow machine is no fault
 @given(deliveries=st.integers(0, 10**6), retry_after_s=st.none() | st.floats(0, 86400))
 def test_no_retry_comes_before_retry_after(deliveries: int, retry_after_s: float | None) -> None:
     again = next_try_at(deliveries, NOW, retry_after_s)

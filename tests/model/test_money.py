@@ -2,7 +2,7 @@ import re
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tallystick.model.money import show_usd
@@ -46,6 +46,7 @@ def test_an_unknown_amount_is_a_word_and_never_a_zero() -> None:
     assert show_usd(None) == "unpriced"
 
 
+@settings(deadline=None)  # a slow machine is no fault
 @given(st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**12), max_value=10**12, places=12))
 def test_what_is_shown_is_plain_and_within_half_a_digit_of_the_amount(amount: Decimal) -> None:
     shown = show_usd(amount)

@@ -3,7 +3,7 @@ from decimal import Decimal
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tallystick.model.budgets import WINDOWS, Budget
@@ -126,6 +126,7 @@ def test_a_time_without_a_zone_is_no_instant() -> None:
         window_at(budget("UTC"), datetime(2026, 11, 20))  # noqa: DTZ001 -- that is the point
 
 
+@settings(deadline=None)  # a slow machine is no fault
 @given(
     zone=st.sampled_from(ZONES),
     window=st.sampled_from(WINDOWS),
@@ -149,6 +150,7 @@ def test_windows_tile_time_without_gap_or_overlap(zone: str, window: str, reset_
     assert window_at(rule, found.start - TICK).end == found.start
 
 
+@settings(deadline=None)  # a slow machine is no fault
 @given(
     zone=st.sampled_from(ZONES),
     reset_at=st.times().map(lambda at: at.replace(microsecond=0)),
