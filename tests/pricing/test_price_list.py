@@ -226,7 +226,8 @@ def test_openai_tiers_have_their_own_rates(model: str, tier: str, rates: tuple[s
 
 
 @pytest.mark.parametrize(
-    ("model", "tier", "cached"), [("gpt-5.4", "flex", "0.13"), ("o4-mini", "flex", "0.138"), ("gpt-5.4", "batch", "0.13")]
+    ("model", "tier", "cached"),
+    [("gpt-5.4", "flex", "0.13"), ("o4-mini", "flex", "0.138"), ("gpt-5.4", "batch", "0.13")],
 )
 def test_the_published_rounded_cache_rate_is_charged_not_half(model: str, tier: str, cached: str) -> None:
     usage = {"prompt_tokens": 1000, "prompt_tokens_details": {"cached_tokens": 1000}, "completion_tokens": 0}

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +51,8 @@ class Row:
         self.days = frozenset(raw.get("days", ()))
         self.full: bool = bool(raw.get("full"))
         self.source: str = raw.get("source", source)
+        if back := raw.get("back"):
+            self.source += f" (dated back from {back}: the same ratio to the standard rate)"
         self.rates = {item: self._spec(value) for item, value in raw["rates"].items()}
 
     def _spec(self, value: str | list[Any]) -> Spec:
@@ -129,11 +130,13 @@ class Multiplier:
     until: str | None
     estimated: bool
 
+    def concerns(self, model: Model) -> bool:
+        """Tell whether it is about ``model`` at all."""
+        return model.provider == self.provider and any(matches(pattern, model.id) for pattern in self.models)
+
     def applies(self, model: Model, circumstances: Mapping[str, Any], day: str) -> bool:
         """Tell whether it applies to ``model`` on ``day`` (ISO) under ``circumstances``."""
-        if model.provider != self.provider or (self.since and day < self.since) or (self.until and day >= self.until):
-            return False
-        if not any(matches(pattern, model.id) for pattern in self.models):
+        if (self.since and day < self.since) or (self.until and day >= self.until) or not self.concerns(model):
             return False
         return all(matches(value, circumstances.get(key)) for key, value in self.when.items())
 
@@ -327,7 +330,7 @@ def load_book() -> Book:
 
 
 def _read_book(user_file: str) -> Book:
-    text = resources.files("tallystick.pricing").joinpath("book.json").read_text(encoding="utf-8")
+    text = Path(__file__).with_name("book.json").read_text(encoding="utf-8")
     document = json.loads(text)
     if user_file:
         # Only with a user's file are these two needed at all.

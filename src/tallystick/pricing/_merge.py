@@ -17,7 +17,7 @@ def merge(document: Json, overrides: Overrides) -> None:
     """Put ``overrides`` into ``document``, a book: what they say wins over what stands there."""
     providers = document["providers"]
     for entry in overrides["price"]:
-        _add_price(providers, entry)
+        _add_price(providers, entry, str(overrides.path))
     for ratio in overrides["ratio"]:
         if ratio["provider"] in providers:
             _add_ratio(providers[ratio["provider"]]["models"], ratio)
@@ -35,7 +35,7 @@ def amount_text(amount: Decimal) -> str:
     return format(amount.normalize(), "f")
 
 
-def _add_price(compiled: Json, entry: Mapping[str, Any]) -> None:
+def _add_price(compiled: Json, entry: Mapping[str, Any], path: str) -> None:
     models = compiled.setdefault(entry["provider"], {"source": "overrides", "models": []})["models"]
     name = entry["model"].lower()
     chosen = [model for model in models if model["id"] == name or name in model["names"]]
@@ -43,10 +43,10 @@ def _add_price(compiled: Json, entry: Mapping[str, Any]) -> None:
         chosen = [{"id": name, "names": [name], "rows": []}]
         models.append(chosen[0])
     for model in chosen:
-        _apply_price(model, entry)
+        _apply_price(model, entry, path)
 
 
-def _apply_price(model: Json, entry: Mapping[str, Any]) -> None:
+def _apply_price(model: Json, entry: Mapping[str, Any], path: str) -> None:
     if entry.get("replace"):
         model["rows"] = []
         model.pop("free", None)
@@ -56,7 +56,7 @@ def _apply_price(model: Json, entry: Mapping[str, Any]) -> None:
     rates = {item: amount_text(Decimal(entry[item])) for item in UNITS if item in entry}
     row = _override_row(entry)
     if "above" in entry:
-        _add_step(model["rows"], row, rates, entry)
+        _add_step(model["rows"], row, rates, entry, path)
     elif rates:
         model["rows"].append({**row, "rates": rates})
 
@@ -77,13 +77,13 @@ def _override_row(entry: Mapping[str, Any]) -> Json:
     return row
 
 
-def _add_step(rows: list[Json], row: Json, rates: Json, entry: Mapping[str, Any]) -> None:
+def _add_step(rows: list[Json], row: Json, rates: Json, entry: Mapping[str, Any], path: str) -> None:
     """Turn an entry with ``above`` into a step of the row that it belongs to: same model, days and hours."""
     belongs = [r for r in rows if all(r.get(k) == row.get(k) for k in ("when", "from", "until", "hours", "days"))]
     if not belongs:
         what = f"{entry['provider']} {entry['model']}"
         raise SettingsError(
-            f"[[price]] {what} above = {entry['above']}: there is no entry without 'above' for the same days and case; "
+            f"{path}: [[price]] {what} above = {entry['above']}: there is no entry without 'above' for the same days and case; "
             "write that one first"
         )
     base = belongs[-1]["rates"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Context, Decimal
+from decimal import ROUND_HALF_EVEN, Context, Decimal, DivisionByZero, InvalidOperation, Overflow
 from typing import Any
 
 from tallystick.errors import SettingsError
@@ -17,7 +17,7 @@ from tallystick.pricing._items import STAND_IN, UNITS
 from tallystick.pricing._wire import Part, Reading, Refused
 
 # Our own context: an app that set a short or trapping one for its thread must not change a cost.
-EXACT = Context(prec=60)
+EXACT = Context(prec=28, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation, DivisionByZero, Overflow])
 ONE, ZERO = Decimal(1), Decimal(0)
 PLANS_MAX = 4096
 

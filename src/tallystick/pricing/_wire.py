@@ -7,10 +7,10 @@ the whole that it is part of is refused: a wrong figure is worse than none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 from tallystick.model.usage import Usage
 
@@ -211,7 +211,9 @@ def _fallback(main: Part, inside: list[Part], outside: list[Part]) -> tuple[tupl
     return (main, *outside), "a fallback model answered, and the usage does not tell whose tokens are whose"
 
 
-def _total(parts: Iterable[Part]) -> Counts:
+def _total(parts: Sequence[Part]) -> Counts:
+    if len(parts) == 1:
+        return parts[0].counts
     total: Counts = {}
     for part in parts:
         for item, count in part.counts.items():
@@ -219,35 +221,32 @@ def _total(parts: Iterable[Part]) -> Counts:
     return total
 
 
-def _sum_of(parts: Iterable[Part], **others: int) -> Usage:
+def _sum_of(parts: Sequence[Part], *, reasoning_tokens: int = 0, web_search_requests: int = 0) -> Usage:
     """Return the inclusive counts of all ``parts``."""
-    total = {item: int(count) for item, count in _total(parts).items()}
-    read = sum(total.get(item, 0) for item in _READS)
-    written = {item: total.get(item, 0) for item in _WRITES}
-    in_audio = total.get("input_audio", 0) + total.get("cache_read_audio", 0)
-    in_image = total.get("input_image", 0) + total.get("cache_read_image", 0)
-    written_all = sum(written.values())
+    # What a provider counts in tokens is whole; the cast only says so.
+    get = cast(dict[str, int], _total(parts)).get
+    read = get("cache_read", 0) + get("cache_read_audio", 0) + get("cache_read_image", 0) + get("cache_read_video", 0)
+    w5m, w30m = get("cache_write_5m", 0), get("cache_write_30m", 0)
+    w1h, w12h = get("cache_write_1h", 0), get("cache_write_12h", 0)
+    written = w5m + w30m + w1h + w12h
+    audio, image = get("input_audio", 0), get("input_image", 0)
+    out_audio, out_image = get("output_audio", 0), get("output_image", 0)
     return Usage(
-        input_tokens=sum(total.get(item, 0) for item in _FRESH) + read + written_all,
+        input_tokens=get("input", 0) + audio + image + get("input_video", 0) + read + written,
         cache_read_tokens=read,
-        cache_write_tokens=written_all,
-        cache_write_5m_tokens=written["cache_write_5m"],
-        cache_write_30m_tokens=written["cache_write_30m"],
-        cache_write_1h_tokens=written["cache_write_1h"],
-        cache_write_12h_tokens=written["cache_write_12h"],
-        input_audio_tokens=in_audio,
-        input_image_tokens=in_image,
-        output_tokens=sum(total.get(item, 0) for item in _WRITTEN),
-        output_audio_tokens=total.get("output_audio", 0),
-        output_image_tokens=total.get("output_image", 0),
-        **others,
+        cache_write_tokens=written,
+        cache_write_5m_tokens=w5m,
+        cache_write_30m_tokens=w30m,
+        cache_write_1h_tokens=w1h,
+        cache_write_12h_tokens=w12h,
+        input_audio_tokens=audio + get("cache_read_audio", 0),
+        input_image_tokens=image + get("cache_read_image", 0),
+        output_tokens=get("output", 0) + out_audio + out_image + get("output_video", 0),
+        reasoning_tokens=reasoning_tokens,
+        output_audio_tokens=out_audio,
+        output_image_tokens=out_image,
+        web_search_requests=web_search_requests,
     )
-
-
-_FRESH = ("input", "input_audio", "input_image", "input_video")
-_READS = ("cache_read", "cache_read_audio", "cache_read_image", "cache_read_video")
-_WRITES = ("cache_write", "cache_write_5m", "cache_write_30m", "cache_write_1h", "cache_write_12h")
-_WRITTEN = ("output", "output_audio", "output_image", "output_video")
 
 
 # --- OpenAI and who speaks like it: the cache is inside ------------------------------------------------------------
@@ -263,15 +262,20 @@ def read_chat(wire: Wire, params: Wire) -> Reading:
     prompt = needed(wire, *_PROMPT)
     total = whole(wire, "total_tokens")
     answer = _answer(wire, params, prompt, total)
+    _check_total(total, prompt, answer)
+    details = inner(wire, *_ANSWER_DETAILS)
+    return _inclusive(wire, params, prompt, answer, details, whole(details, "reasoning_tokens"))
+
+
+def _check_total(total: int, prompt: int, answer: int) -> None:
     if total and total < prompt + answer:
         raise Refused(f"total_tokens ({total}) is less than what was read and written ({prompt} + {answer})")
-    reasoning = whole(inner(wire, *_ANSWER_DETAILS), "reasoning_tokens")
-    return _inclusive(wire, params, prompt, answer, reasoning)
 
 
 def _answer(wire: Wire, params: Wire, prompt: int, total: int) -> int:
-    if any(wire.get(name) is not None for name in _ANSWER):
-        return whole(wire, *_ANSWER)
+    for name in _ANSWER:
+        if wire.get(name) is not None:
+            return _whole(wire[name], name)
     # Embeddings and moderation write nothing; others that leave the count out still say the total.
     if params.get("api") in {"embeddings", "moderations", "rerank"}:
         return 0
@@ -280,23 +284,15 @@ def _answer(wire: Wire, params: Wire, prompt: int, total: int) -> int:
     return max(total - prompt, 0)
 
 
-def _inclusive(wire: Wire, params: Wire, prompt: int, answer: int, reasoning: int) -> Reading:
-    read_in = inner(wire, *_PROMPT_DETAILS)
-    written_out = inner(wire, *_ANSWER_DETAILS)
+def _inclusive(wire: Wire, params: Wire, prompt: int, answer: int, written_out: Wire, reasoning: int) -> Reading:
     _within(reasoning, answer, "reasoning_tokens", "the output tokens")
+    pairs = _input_pairs(wire, inner(wire, *_PROMPT_DETAILS), prompt) + _output_pairs(written_out, answer)
+    part = Part({item: count for item, count in pairs if count}, prompt)
     searches = _searches(wire, params)
-    counts = _counts((
-        *_input_pairs(wire, read_in, prompt),
-        *_output_pairs(written_out, answer),
-        ("web_search", searches),
-    ))  # fmt: skip
-    part = Part(counts, prompt)
-    return Reading(
-        usage=_sum_of([Part({k: v for k, v in counts.items() if k != "web_search"})],
-                      reasoning_tokens=reasoning, web_search_requests=searches),
-        parts=(part,),
-        tier=_word(wire, "service_tier"),
-    )  # fmt: skip
+    usage = _sum_of([part], reasoning_tokens=reasoning, web_search_requests=searches)
+    if searches:
+        part.counts["web_search"] = searches
+    return Reading(usage=usage, parts=(part,), tier=_word(wire, "service_tier"))
 
 
 def _input_pairs(wire: Wire, details: Wire, prompt: int) -> list[tuple[str, int]]:
@@ -340,6 +336,8 @@ def _written(details: Wire) -> tuple[int, int]:
 
 def _cached_split(split: Wire, cached: int, prompt: int, audio: int, image: int) -> tuple[int, int, int]:
     """Return the cached tokens by text, audio and image; text first when the provider does not say."""
+    if not cached:
+        return 0, 0, 0
     if split:
         audio_cached, image_cached = whole(split, "audio_tokens"), whole(split, "image_tokens")
         _within(audio_cached + image_cached, cached, "cached_tokens_details", "cached_tokens")
@@ -361,6 +359,8 @@ def _output_pairs(details: Wire, answer: int) -> list[tuple[str, int]]:
 def _searches(wire: Wire, params: Wire) -> int:
     """Return the billed web searches: OpenAI tells them in ``response.tool_usage``, beside the usage."""
     told = inner(params, "tool_usage") or inner(wire, "tool_usage")
+    if not told:
+        return 0
     image = inner(told, "image_gen")
     if whole(image, "input_tokens") or whole(image, "output_tokens"):
         raise Refused("the image generation tool was used, and the usage does not tell with which model")
@@ -368,15 +368,15 @@ def _searches(wire: Wire, params: Wire) -> int:
 
 
 def read_xai(wire: Wire, params: Wire) -> Reading:
-    """XAI chat: reasoning is outside ``completion_tokens`` and billed as output; the total tells when it is not."""
+    """Chat at xAI: reasoning is outside ``completion_tokens`` and billed as output; the total tells when it is not."""
     prompt = needed(wire, *_PROMPT)
     answer = needed(wire, *_ANSWER)
-    reasoning = whole(inner(wire, *_ANSWER_DETAILS), "reasoning_tokens")
+    details = inner(wire, *_ANSWER_DETAILS)
+    reasoning = whole(details, "reasoning_tokens")
     total = whole(wire, "total_tokens")
+    _check_total(total, prompt, answer)
     is_inside = "completion_tokens" not in wire or (total == prompt + answer and reasoning <= answer)
-    if total and total < prompt + answer:
-        raise Refused(f"total_tokens ({total}) is less than what was read and written ({prompt} + {answer})")
-    return _inclusive(wire, params, prompt, answer if is_inside else answer + reasoning, reasoning)
+    return _inclusive(wire, params, prompt, answer if is_inside else answer + reasoning, details, reasoning)
 
 
 def read_google_chat(wire: Wire, params: Wire) -> Reading:
@@ -384,10 +384,11 @@ def read_google_chat(wire: Wire, params: Wire) -> Reading:
     prompt = needed(wire, *_PROMPT)
     answer = whole(wire, *_ANSWER)
     total = whole(wire, "total_tokens")
-    if total and total < prompt + answer:
-        raise Refused(f"total_tokens ({total}) is less than what was read and written ({prompt} + {answer})")
-    reasoning = max(total - prompt - answer, 0)
-    return _inclusive(wire, params, prompt, answer + reasoning, reasoning)
+    _check_total(total, prompt, answer)
+    thoughts = max(total - prompt - answer, 0)
+    details = inner(wire, *_ANSWER_DETAILS)
+    reasoning = max(thoughts, whole(details, "reasoning_tokens"))
+    return _inclusive(wire, params, prompt, answer + thoughts, details, reasoning)
 
 
 def read_reporting(wire: Wire, params: Wire) -> Reading:

@@ -231,7 +231,7 @@ def _dated_back(case: str, first: str, rates: Json, base: Sequence[Json]) -> Ite
             for item, value in rates.items()
             if item in current and item in period["rates"]
         }
-        row: Json = {"when": case, "until": until, "rates": scaled, "full": 1}
+        row: Json = {"when": case, "until": until, "rates": scaled, "full": 1, "back": first}
         if "from" in period:
             row["from"] = period["from"]
         yield row

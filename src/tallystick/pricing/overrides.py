@@ -39,6 +39,7 @@ _WHEN = {
 class Overrides:
     """The entries of one override file, by table, in their order; money is still text."""
 
+    path: Path
     version: str
     tables: Mapping[str, list[Entry]] = field(default_factory=dict)
 
@@ -60,7 +61,7 @@ def read_overrides(path: Path) -> Overrides:
             raise SettingsError(f"{path}: unknown table '{table}'; known: [[{']], [['.join(_KEYS)}]]")
         for number, entry in enumerate(entries, 1):
             _check(entry, table, f"{path}: [[{table}]] number {number}")
-    return Overrides(version=version, tables=document)
+    return Overrides(path=path, version=version, tables=document)
 
 
 def _check(entry: object, table: str, where: str) -> None:
