@@ -36,6 +36,7 @@ class Answer:
     """A 200: its JSON body, or its frames when a stream was asked for, and how it is billed."""
 
     id: str
+    """Empty when this API gives its answers none."""
     model: str
     api: str
     body: Body

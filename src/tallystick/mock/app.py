@@ -196,7 +196,7 @@ class Exchange:
     def _bill(self, answer: Answer, written: int, cut: str | None) -> None:
         self.state.books.enter(
             Item(
-                id=answer.id,
+                id=answer.id or self.request_id,
                 request_id=self.request_id,
                 request=self.record["number"],
                 attempt=_number(self.headers.get("x-stainless-retry-count")),

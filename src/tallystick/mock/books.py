@@ -84,6 +84,7 @@ class Item:
     """One line of the invoice: one response that was generated, whether or not it arrived."""
 
     id: str
+    """The response's; the request's where the API gives its answers no id (embeddings)."""
     request_id: str
     request: int
     """Number of the HTTP request, as in ``/_mock/requests``."""

@@ -444,7 +444,7 @@ def embeddings(body: Body, options: Mapping[str, str], cache: PromptCache) -> An
         for index, text in enumerate(inputs)
     ]
     return Answer(
-        id=new_id("emb-"),
+        id="",
         model=model,
         api="embeddings",
         body={"object": "list", "data": data, "model": model, "usage": usage},
