@@ -87,7 +87,7 @@ def test_a_try_ends_at_its_deadline_and_may_have_arrived(step: str) -> None:
         took_s = time.monotonic() - began
 
     assert told.value.ambiguous
-    assert 0.5 <= took_s < SLOW_MACHINE_S
+    assert 0.45 <= took_s < SLOW_MACHINE_S
 
 
 def test_a_try_that_was_left_at_its_deadline_leaves_no_thread_behind() -> None:
