@@ -183,7 +183,7 @@ class _Exchange(WebhookClient):
 
     def _perform_http_request_internal(self, url: str, req: Request) -> WebhookResponse:
         parts = urlsplit(url)
-        # Longer than the deadline, so that only one of the two ever ends a try; it ends the thread of one that was left.
+        # Longer than the deadline, so that only one of the two ever ends a try; this one ends a thread that was left.
         connection = _connection(parts, self.deadline_s + 1)
         with closing(connection):
             connection.connect()
