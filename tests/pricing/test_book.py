@@ -119,7 +119,7 @@ def test_a_receipt_names_the_version_of_its_prices() -> None:
 
 def test_another_book_can_be_handed_in() -> None:
     empty = Book({"version": "2020-01-01", "hosts": {}, "fallbacks": {}, "fees": [], "multipliers": [], "aliases": [],
-                  "providers": {}})  # fmt: skip
+                  "disputes": [], "providers": {}})  # fmt: skip
 
     receipt = price("openai", "gpt-4o", WIRE, book=empty)
 
@@ -175,6 +175,38 @@ def test_ones_own_price_holds_within_its_days_and_changes_only_what_it_names(day
 
 
 @pytest.mark.parametrize(
+    ("text", "status", "cost"),
+    [
+        pytest.param("free = true\n", CostStatus.EXACT, "0", id="free"),
+        pytest.param('replace = true\ninput = "1"\noutput = "1"\n', CostStatus.EXACT, "0.002", id="replaced"),
+        pytest.param('replace = true\ninput = "1"\n', CostStatus.UNKNOWN, None, id="replaced-without-output"),
+        pytest.param('when = { batch = true }\ninput = "9"\n', CostStatus.EXACT, "0.0125", id="of-another-case"),
+        pytest.param('hours = ["11:00-13:00"]\ninput = "9"\n', CostStatus.EXACT, "0.019", id="of-this-hour"),
+        pytest.param('hours = ["22:00-02:00"]\ninput = "9"\n', CostStatus.EXACT, "0.0125", id="of-the-night"),
+        pytest.param('weekdays = [5]\ninput = "9"\n', CostStatus.EXACT, "0.019", id="of-fridays"),
+        pytest.param('weekdays = [6, 7]\ninput = "9"\n', CostStatus.EXACT, "0.0125", id="of-weekends"),
+        pytest.param(
+            '[[multiplier]]\nprovider = "openai"\nmodels = ["gpt-4o"]\nfactor = "2"\nestimated = true\n'
+            'when = { batch = false }\nfrom = "2026-11-01"\nuntil = "2026-12-01"\n',
+            CostStatus.ESTIMATED,
+            "0.025",
+            id="estimated",
+        ),
+    ],
+)
+def test_keys_of_a_price_do_what_the_docs_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, status: CostStatus, cost: str | None
+) -> None:
+    path = tmp_path / "prices.toml"
+    path.write_text(f'[[price]]\nprovider = "openai"\nmodel = "gpt-4o"\n{text}', encoding="utf-8")
+    monkeypatch.setenv(_book.USER_FILE, str(path))
+
+    receipt = price("openai", "gpt-4o", WIRE, api="chat", timestamp="2026-11-20T12:00:00Z")
+
+    assert (receipt.status, receipt.cost_usd) == (status, cost and Decimal(cost))
+
+
+@pytest.mark.parametrize(
     ("text", "complaint"),
     [
         pytest.param("[[prices]]\n", "unknown table 'prices'; known: [[price]], [[alias]]", id="table"),
@@ -192,6 +224,11 @@ def test_ones_own_price_holds_within_its_days_and_changes_only_what_it_names(day
         ),
         pytest.param(
             '[[price]]\nprovider = "a"\nmodel = "x"\nabove = 9\ninput = "1"\n', "write that one first", id="step"
+        ),
+        pytest.param(
+            '[[price]]\nprovider = "a"\nmodel = "x"\nwhen = { batch = true, speed = "fast" }\n',
+            "several cases",
+            id="cases",
         ),
         pytest.param('[[fee]]\nprovider = "a"\nitem = "tea"\nprice = "1"\n', "nothing that can be charged", id="item"),
         pytest.param("[[price]\n", "not TOML", id="not-toml"),
@@ -225,7 +262,7 @@ def test_a_file_that_is_not_there_is_told_and_prices_nothing(monkeypatch: pytest
 def test_every_override_says_where_it_comes_from_and_when_it_was_checked() -> None:
     shipped = read_overrides(Path(_book.__file__).with_name("overrides.toml"))
 
-    for table in ("price", "alias", "multiplier", "fee", "ratio"):
+    for table in ("price", "alias", "multiplier", "fee", "ratio", "dispute"):
         assert shipped[table]
         for entry in shipped[table]:
             assert entry.get("source"), entry

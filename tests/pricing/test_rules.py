@@ -290,6 +290,11 @@ def test_a_requested_tier_counts_only_where_the_response_is_silent() -> None:
     assert (silent.status, silent.cost_usd) == (CostStatus.ESTIMATED, usd("0.125", "1"))
 
 
+@pytest.mark.parametrize("requested", ["auto", "default", "standard_only"])
+def test_asking_for_no_tier_in_particular_leaves_no_doubt(requested: str) -> None:
+    assert gpt("gpt-5-mini", {"requested_service_tier": requested}).status is CostStatus.EXACT
+
+
 def test_google_batches_leave_the_cache_at_its_price() -> None:
     wire = {"promptTokenCount": 2000, "cachedContentTokenCount": 1000, "candidatesTokenCount": 1000}
 
@@ -484,3 +489,31 @@ def test_a_model_has_no_price_before_its_first_day() -> None:
 
 def test_usage_that_is_not_final_is_an_estimate() -> None:
     assert claude("claude-opus-5", {"estimated": True}).status is CostStatus.ESTIMATED
+
+
+def test_a_name_on_which_sources_disagree_is_unknown() -> None:
+    wire = {"prompt_tokens": 1000, "completion_tokens": 1000, "total_tokens": 2000}
+
+    receipt = price("mistral_ai", "mistral-large-latest", wire, api="chat", timestamp=NOON)
+
+    assert receipt.status is CostStatus.UNKNOWN
+    assert "sources disagree on what mistral-large-latest costs" in (receipt.reason or "")
+
+
+def test_minutes_of_one_day_may_have_different_prices() -> None:
+    wire = {"prompt_tokens": 0, "completion_tokens": 1000, "total_tokens": 1000}
+    times = ["00:59", "01:00", "00:59", "01:00", "03:59", "04:00"]
+
+    costs = [price("deepseek", "deepseek-flash", wire, timestamp=f"2026-11-18T{time}:00Z").cost_usd for time in times]
+
+    assert costs == [usd(rate) for rate in ("0.6", "1.2", "0.6", "1.2", "1.2", "0.6")]
+
+
+def test_openrouters_charge_counts_whatever_the_wires_shape() -> None:
+    wire = {"input_tokens": 10, "output_tokens": 5, "cache_read_input_tokens": 90, "cost": 0.001}
+
+    receipt = price("openrouter", "anthropic/claude-sonnet-5", wire, api="messages", timestamp=NOON)
+
+    assert (receipt.status, receipt.cost_usd) == (CostStatus.PROVIDER_REPORTED, Decimal("0.001"))
+    assert receipt.usage is not None
+    assert (receipt.usage.input_tokens, receipt.usage.cache_read_tokens) == (100, 90)

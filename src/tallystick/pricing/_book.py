@@ -168,11 +168,12 @@ class Book:
         }
         self.multipliers = tuple(_multiplier(raw) for raw in document["multipliers"])
         self.fees = {
-            (raw["provider"], raw["item"]): Spec(Decimal(raw["price"]), (), raw["source"], raw.get("from"))
+            (raw["provider"], raw["item"]): Spec(Decimal(raw["price"]), (), raw.get("source", "overrides"), None)
             for raw in document["fees"]
         }
         self._fallbacks: Mapping[str, list[str]] = document["fallbacks"]
         self._aliases = {(raw["provider"], raw["name"].lower()): raw for raw in document["aliases"]}
+        self._disputes = {(raw["provider"], raw["name"].lower()): raw["source"] for raw in document["disputes"]}
         self._raw: Mapping[str, Any] = document["providers"]
         self._indexes: dict[str, _Index] = {}
         self.plans: dict[Any, Any] = {}
@@ -200,6 +201,10 @@ class Book:
         if alias := self._aliases.get((provider, name)):
             name = alias["model"].lower()
         return self._find(place, name)
+
+    def dispute(self, provider: str | None, model: str) -> str | None:
+        """Return how sources disagree on what ``model`` costs; None when they do not."""
+        return self._disputes.get((provider or "", model.strip().lower()))
 
     def _find(self, place: _names.Place, name: str) -> Found | None:
         if place.provider == "aws":

@@ -28,6 +28,7 @@ def merge(document: Json, overrides: Overrides) -> None:
     document["fees"] += overrides["fee"]
     document["multipliers"] += overrides["multiplier"]
     document["aliases"] += overrides["alias"]
+    document["disputes"] += overrides["dispute"]
 
 
 def amount_text(amount: Decimal) -> str:
@@ -63,9 +64,8 @@ def _apply_price(model: Json, entry: Mapping[str, Any], path: str) -> None:
 
 def _override_row(entry: Mapping[str, Any]) -> Json:
     row: Json = {}
-    when = entry.get("when", {})
-    if when:
-        row["when"] = "batch" if when.get("batch") else when.get("speed") or when["service_tier"]
+    if when := entry.get("when"):
+        row["when"] = _case_of(when)
     for key in ("from", "until"):
         if key in entry:
             row[key] = entry[key]
@@ -77,19 +77,31 @@ def _override_row(entry: Mapping[str, Any]) -> Json:
     return row
 
 
+def _case_of(when: Mapping[str, Any]) -> str:
+    """Return the book's word for the one case that ``when`` names; OpenAI's `fast` is served as `priority`."""
+    if "batch" in when:
+        return "batch"
+    if "speed" in when:
+        return str(when["speed"])
+    return "priority" if when["service_tier"] == "fast" else str(when["service_tier"])
+
+
 def _add_step(rows: list[Json], row: Json, rates: Json, entry: Mapping[str, Any], path: str) -> None:
     """Turn an entry with ``above`` into a step of the row that it belongs to: same model, days and hours."""
     belongs = [r for r in rows if all(r.get(k) == row.get(k) for k in ("when", "from", "until", "hours", "days"))]
     if not belongs:
-        what = f"{entry['provider']} {entry['model']}"
-        raise SettingsError(
-            f"{path}: [[price]] {what} above = {entry['above']}: there is no entry without 'above' for the same days and case; "
-            "write that one first"
-        )
+        raise _misplaced_step(entry, path, "entry without 'above' for the same days and case")
     base = belongs[-1]["rates"]
     for item, price in rates.items():
+        if item not in base:
+            raise _misplaced_step(entry, path, f"{item} in the entry without 'above'")
         current = base[item]
         base[item] = [*([current] if isinstance(current, str) else current), entry["above"], price]
+
+
+def _misplaced_step(entry: Mapping[str, Any], path: str, missing: str) -> SettingsError:
+    where = f"{path}: [[price]] {entry['provider']} {entry['model']} above = {entry['above']}"
+    return SettingsError(f"{where}: there is no {missing}; write that one first")
 
 
 def _add_ratio(models: Sequence[Json], ratio: Mapping[str, Any]) -> None:

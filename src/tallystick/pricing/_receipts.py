@@ -20,6 +20,8 @@ from tallystick.pricing._wire import Part, Reading, Refused
 EXACT = Context(prec=28, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation, DivisionByZero, Overflow])
 ONE, ZERO = Decimal(1), Decimal(0)
 PLANS_MAX = 4096
+TIMED = object()
+"""Stands for a plan of a model whose price hangs on the minute: the minute is part of the key then."""
 
 # What a value of an unexpected shape can raise on its way through the readers and the book.
 MALFORMED = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
@@ -28,6 +30,7 @@ TIERS = {
     "": STANDARD,
     "default": STANDARD,
     "standard": STANDARD,
+    "standard_only": STANDARD,
     "auto": STANDARD,
     "on_demand": STANDARD,
     "flex": "flex",
@@ -181,9 +184,8 @@ def _case(reading: Reading, params: Mapping[str, Any]) -> Case:
     """Return the circumstances; the response decides, the request only where the response is silent."""
     doubts: list[str] = []
     tier = reading.tier or _word(params.get("service_tier"))
-    if not tier and (requested := _word(params.get("requested_service_tier"))) not in {"", "auto", "default"}:
-        tier = requested
-        doubts.append(f"the response does not say which tier served it; {requested} was requested")
+    if not tier and (tier := _word(params.get("requested_service_tier"))) and TIERS.get(tier) != STANDARD:
+        doubts.append(f"the response does not say which tier served it; {tier} was requested")
     if tier not in TIERS:
         raise Refused(f"no rate is listed for service tier {tier!r}")
     when = "batch" if params.get("batch") is True or TIERS[tier] == "batch" else TIERS[tier]
@@ -246,11 +248,16 @@ def _priced(
 
 
 def _plan(book: Book, place: _names.Place, model: str, asked: str | None, case: Case, at: datetime) -> Plan:
-    key = (place, model, asked, case.when, case.speed, case.geo, at.toordinal())
+    key: tuple[Any, ...] = (place, model, asked, case.when, case.speed, case.geo, at.toordinal())
     plan = book.plans.get(key)
     if plan is None:
         plan = _make_plan(book, place, model, asked, case, at)
-        if not plan.found.model.is_timed:
+        _remember(book, key, TIMED if plan.found.model.is_timed else plan)
+    elif plan is TIMED:
+        key += (at.hour, at.minute)
+        plan = book.plans.get(key)
+        if plan is None:
+            plan = _make_plan(book, place, model, asked, case, at)
             _remember(book, key, plan)
     return plan
 
@@ -284,6 +291,8 @@ def _find(book: Book, place: _names.Place, model: str) -> Found:
         raise Refused(f"the model is {model!r}, which names nothing")
     if place.provider is None:
         raise Refused(f"nobody lists the host {place.host}: what it charges, if anything, is its owner's to say")
+    if told := book.dispute(place.provider, model):
+        raise Refused(f"sources disagree on what {model} costs: {told}")
     found = book.find(place, model)
     if found is None:
         raise Refused(f"{place.provider} lists no model {model!r}; a name of your own needs an [[alias]]")

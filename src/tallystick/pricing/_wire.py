@@ -394,8 +394,9 @@ def read_google_chat(wire: Wire, params: Wire) -> Reading:
 def read_reporting(wire: Wire, params: Wire) -> Reading:
     """OpenRouter and Perplexity: the charge itself is in the usage, and it wins over any list."""
     stated = _stated(wire.get("cost"))
+    read = read_messages if _is_messages(None, wire, str(params.get("api"))) else read_chat
     try:
-        reading = read_chat(wire, params)
+        reading = read(wire, params)
     except Refused:
         if stated is None:
             raise
@@ -545,6 +546,8 @@ def read_without_usage(params: Wire) -> Reading:
 
 def reader_of(provider: str | None, wire: Wire, api: str) -> Callable[[Wire, Wire], Reading]:
     """Return the reader for ``wire``: by its own keys first, because they cannot lie about themselves."""
+    if wire.get("cost") is not None and provider in _REPORTING:
+        return read_reporting
     if "promptTokenCount" in wire or "prompt_token_count" in wire:
         return read_gemini
     if "inputTokens" in wire or "outputTokens" in wire:
@@ -562,9 +565,8 @@ def reader_of(provider: str | None, wire: Wire, api: str) -> Callable[[Wire, Wir
     return _BY_PROVIDER.get(provider or "", read_chat)
 
 
+_REPORTING = frozenset({"openrouter", "perplexity"})
 _BY_PROVIDER = {
-    "openrouter": read_reporting,
-    "perplexity": read_reporting,
     "x-ai": read_xai,
     "google": read_google_chat,
 }

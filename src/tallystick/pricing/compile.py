@@ -91,6 +91,7 @@ def compile_book(overrides: Overrides) -> Json:
         "fees": [],
         "multipliers": [],
         "aliases": [],
+        "disputes": [],
         "providers": compiled,
     }
     merge(document, overrides)

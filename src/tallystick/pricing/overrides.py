@@ -25,8 +25,9 @@ _KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "alias": (("provider", "name", "model"), _ALWAYS),
     "multiplier": (("provider", "models", "when", "factor"), (*_TIMES, *_ALWAYS, "estimated")),
-    "fee": (("provider", "item", "price"), (*_TIMES, *_ALWAYS)),
+    "fee": (("provider", "item", "price"), _ALWAYS),
     "ratio": (("provider", "item", "of", "factor"), (*_ALWAYS, "needs")),
+    "dispute": (("provider", "name"), _ALWAYS),
     "host": (("host", "provider"), ("path", *_ALWAYS)),
 }
 _WHEN = {
@@ -115,6 +116,8 @@ def _check_when(value: object, table: str, where: str) -> None:
     known = _WHEN[table]
     if not isinstance(value, dict) or not value or set(value) - known:
         raise SettingsError(f"{where}: when = {value!r}; it takes {', '.join(sorted(known))}")
+    if table == "price" and len(value) > 1:
+        raise SettingsError(f"{where}: when = {value!r} names several cases; write an entry for each")
 
 
 def _check_hours(value: object, where: str) -> None:
