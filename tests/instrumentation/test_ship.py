@@ -31,7 +31,7 @@ def receiver() -> Iterator[Receiver]:
 
 def shipper_of(folder: Path, url: str) -> tuple[Spool, Shipper]:
     spool = Spool(folder, 1 << 28)
-    return spool, Shipper(spool, url, lambda _dropped: None)
+    return spool, Shipper(spool, url, lambda _dropped, _at_ns: None)
 
 
 def test_what_is_spooled_arrives_once_and_its_file_goes(tmp_path: Path, receiver: Receiver) -> None:

@@ -9,24 +9,22 @@ import time
 from collections.abc import Mapping
 from contextvars import Token
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
-from opentelemetry.trace import Span, Status, StatusCode, set_span_in_context
+from opentelemetry.trace import set_span_in_context
 
 from tallystick.instrumentation._attempts import CALL_KEY, outcome_of_transport
 from tallystick.instrumentation._guard import guard
 from tallystick.instrumentation._include_usage import HIDE
 from tallystick.instrumentation._routes import Route
 from tallystick.instrumentation._tap import Recorder, tap
-from tallystick.instrumentation._units import Place, Unit, price_unit, unit_attributes
+from tallystick.instrumentation._tracing import CallSpan, Tracing
+from tallystick.instrumentation._units import Place, Unit, lacks_output, price_unit, unit_attributes
 from tallystick.instrumentation._wire import Answer, WholeBody, read_body, read_error, stream_reader
 from tallystick.model import attributes as names
 from tallystick.model.failures import Outcome
-
-if TYPE_CHECKING:
-    from tallystick.instrumentation._tracing import Tracing
 
 # Outcomes of calls that raised nothing and that a backend should not show as errors.
 _QUIET = frozenset({Outcome.OK, Outcome.TRUNCATED, Outcome.REFUSAL, Outcome.ABANDONED})
@@ -75,7 +73,7 @@ class Call:
         self._start_tick = time.perf_counter_ns()
         model = request.get("model")
         name = f"{route.operation} {model}" if isinstance(model, str) else route.operation
-        self.span, self._twin = tracing.start(name, self._asked(model) | told, self._start_ns)
+        self._span = CallSpan(tracing, name, self._asked(model) | told, self._start_ns)
 
     def _asked(self, model: object) -> dict[str, Any]:
         asked: dict[str, Any] = {
@@ -96,7 +94,7 @@ class Call:
 
     def enter(self) -> Token[Context]:
         """Make this the call that attempts and answers belong to; give the token to `leave`."""
-        context = set_span_in_context(self._twin or self.span)
+        context = set_span_in_context(self._span.current)
         return otel_context.attach(otel_context.set_value(CALL_KEY, self, context))
 
     def leave(self, token: Token[Context]) -> None:
@@ -143,7 +141,8 @@ class Call:
         streamed = not isinstance(recorder.reader, WholeBody)
         if streamed:
             self._more[names.CHUNKS] = recorder.reader.events
-            recorder.reader.estimate()
+            if lacks_output(recorder.reader.answer, self.route):
+                recorder.reader.estimate()
         recorder.reader.answer.outcome = recorder.outcome
         if recorder.exception:
             self._more[names.EXCEPTION_TYPE] = recorder.exception
@@ -156,7 +155,7 @@ class Call:
         self._worsen(answer.outcome)
         if answer.error_code:
             self._more[names.ERROR_CODE] = answer.error_code
-        at = datetime.fromtimestamp(self._start_ns / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        at = datetime.fromtimestamp(self._start_ns / 1e9, UTC).isoformat(timespec="microseconds")[:-6] + "Z"
         self._units.append(price_unit(answer, self.route, self._request, self.place, at, streamed=streamed))
 
     def _worsen(self, outcome: Outcome) -> None:
@@ -192,15 +191,7 @@ class Call:
         if self._outcome is not Outcome.OK:
             attributes[names.ERROR_TYPE] = self._outcome.value
         end_ns = self._start_ns + time.perf_counter_ns() - self._start_tick
-        for span in filter(None, [self.span, self._twin]):
-            _finish(span, attributes, end_ns, failed=self._outcome not in _QUIET)
-
-
-def _finish(span: Span, attributes: Mapping[str, Any], end_ns: int, *, failed: bool) -> None:
-    span.set_attributes(attributes)
-    if failed:
-        span.set_status(Status(StatusCode.ERROR))
-    span.end(end_ns)
+        self._span.end(attributes, end_ns, failed=self._outcome not in _QUIET)
 
 
 def current_call() -> Call | None:

@@ -11,30 +11,36 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import SpanContext
 
 _SMALL = [bytes([n]) for n in range(128)]
 _SPAN_KIND_CLIENT = b"\x30\x03"  # kind = 6
+_STATUS_ERROR = b"\x7a\x02\x18\x02"  # status = 15; in it code = 3, STATUS_CODE_ERROR = 2
 _TIMES = struct.Struct("<BQBQ")  # start_time_unix_nano = 7 and end_time_unix_nano = 8, both fixed64
 _DOUBLE = struct.Struct("<Bd")  # double_value = 4
 _INT_MAX = 1 << 63
 
 
-def encode_span(span: ReadableSpan, attributes: Mapping[str, Any]) -> bytes:
-    """Return a ``Span`` message with ``attributes`` in place of the span's own; events and links are left out."""
-    context = span.get_span_context()
-    assert context is not None, "an ended span has a context"
-    parent = _field(4, span.parent.span_id.to_bytes(8, "big")) if span.parent else b""
-    code = span.status.status_code.value
+def encode_span(
+    name: str,
+    context: SpanContext,
+    parent_id: int,
+    start_ns: int,
+    end_ns: int,
+    attributes: Mapping[str, Any],
+    *,
+    failed: bool,
+) -> bytes:
+    """Return a ``Span`` message of kind CLIENT; ``parent_id`` is 0 for a root."""
     return b"".join([
         _field(1, context.trace_id.to_bytes(16, "big")),
         _field(2, context.span_id.to_bytes(8, "big")),
-        parent,
-        _field(5, span.name.encode("utf-8", "replace")),
+        _field(4, parent_id.to_bytes(8, "big")) if parent_id else b"",
+        _field(5, name.encode("utf-8", "replace")),
         _SPAN_KIND_CLIENT,
-        _TIMES.pack(0x39, span.start_time or 0, 0x41, span.end_time or 0),
+        _TIMES.pack(0x39, start_ns, 0x41, end_ns),
         *[_field(9, _key_value(key, value)) for key, value in attributes.items()],
-        _field(15, b"\x18" + _SMALL[code]) if code else b"",  # status.code = 3
+        _STATUS_ERROR if failed else b"",
     ])  # fmt: skip
 
 

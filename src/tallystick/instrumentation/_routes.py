@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ _ROUTES = (
 _PATTERN = re.compile("|".join(rf"(?P<r{n}>^(?:/v1)?{path}/?(?:\?.*)?$)" for n, (path, _) in enumerate(_ROUTES)))
 
 
+@lru_cache(maxsize=1024)
 def route_of(method: str, url: str) -> Route | None:
     """Return the route of a request as the SDK names it, before Azure, Bedrock or Vertex rewrite it, or None."""
     if method.upper() != "POST":

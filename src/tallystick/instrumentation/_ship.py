@@ -119,7 +119,7 @@ def bodies(segment: bytes) -> list[bytes]:
 class Shipper:
     """A daemon thread per process, started with the first record; a forked child starts its own when it must."""
 
-    def __init__(self, spool: Spool, url: str, report_dropped: Callable[[int], None]) -> None:
+    def __init__(self, spool: Spool, url: str, report_dropped: Callable[[int, int], None]) -> None:
         self.spool = spool
         self.url = url
         self.report_dropped = report_dropped
@@ -171,7 +171,7 @@ class Shipper:
             return False
         try:
             if dropped := self.spool.take_dropped():
-                self.report_dropped(dropped)
+                self.report_dropped(dropped, time.time_ns())
             for segment in self.spool.seal():
                 self._send(segment.path.read_bytes(), segment.path, until)
                 self.spool.remove(segment)

@@ -99,9 +99,10 @@ def _sync_tap(library: str) -> type:
 
         def __iter__(self) -> Iterator[bytes]:
             recorder = self._recorder
+            reading = guard("the reading of a stream")
             try:
                 for chunk in self._stream:
-                    with guard("the reading of a stream"):
+                    with reading:
                         recorder.feed(chunk)
                     yield chunk
             except BaseException as error:
@@ -134,9 +135,10 @@ def _async_tap(library: str) -> type:
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
             recorder = self._recorder
+            reading = guard("the reading of a stream")
             try:
                 async for chunk in self._stream:
-                    with guard("the reading of a stream"):
+                    with reading:
                         recorder.feed(chunk)
                     yield chunk
             except BaseException as error:

@@ -1,22 +1,30 @@
 """Our spans: recorded always, written to the spool when they end, and shown to the app's own provider if it has one.
 
-The ledger must not depend on the app's sampler, and the app's global OpenTelemetry state is not ours to set.  So every
-span is made by a provider of our own; when the app has set one, a twin with the same ids is made by the app's tracer.
+The ledger must not depend on the app's sampler, and the app's global OpenTelemetry state is not ours to set.  So a
+call's span is written by us, from its attributes; when the app has set a provider, a twin with the same ids is made by
+the app's tracer.  Attempts are made by opentelemetry-instrumentation-httpx, which needs a provider: a private one.
 """
 
 from __future__ import annotations
 
-import threading
+import random
 from collections.abc import Mapping
 from typing import Any
 
 from opentelemetry import trace
-from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
-from opentelemetry.trace import Span, SpanContext, SpanKind
+from opentelemetry.trace import (
+    INVALID_SPAN_CONTEXT,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+)
 
 from tallystick import __version__
 from tallystick.instrumentation._attempts import attempt_attributes
@@ -26,82 +34,96 @@ from tallystick.instrumentation._settings import Settings
 from tallystick.instrumentation._spool import Spool
 from tallystick.model.attributes import ATTEMPT, ENVIRONMENT, SCOPE, SERVICE
 
+_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+_ids = random.SystemRandom()  # a forked worker must not repeat its parent's
 
-class _Ids(RandomIdGenerator):
-    """Random ids, but for a span that must have its twin's."""
 
-    def __init__(self) -> None:
-        self._twin = threading.local()
+class CallSpan:
+    """The span of a call: an entry of the ledger, and its twin in the app's traces or None."""
 
-    def take(self, twin: SpanContext | None) -> None:
-        self._twin.context = twin
+    __slots__ = ("_attributes", "_context", "_name", "_parent_id", "_start_ns", "_tracing", "_twin", "current")
 
-    def generate_span_id(self) -> int:
-        twin = getattr(self._twin, "context", None)
-        return twin.span_id if twin else super().generate_span_id()
+    def __init__(self, tracing: Tracing, name: str, attributes: dict[str, Any], start_ns: int) -> None:
+        self._tracing = tracing
+        self._name = name
+        self._attributes = attributes
+        self._start_ns = start_ns
+        parent = trace.get_current_span().get_span_context()
+        self._parent_id = parent.span_id
+        self._twin = _start_twin(name, attributes, start_ns)
+        if self._twin is None:
+            trace_id = parent.trace_id or _ids.getrandbits(128)
+            self._context = SpanContext(trace_id, _ids.getrandbits(64), is_remote=False, trace_flags=_SAMPLED)
+        else:
+            self._context = self._twin.get_span_context()
+        self.current: Span = self._twin or NonRecordingSpan(self._context)
+        """What is the current span while the SDK works on the call."""
 
-    def generate_trace_id(self) -> int:
-        twin = getattr(self._twin, "context", None)
-        return twin.trace_id if twin else super().generate_trace_id()
+    def end(self, attributes: Mapping[str, Any], end_ns: int, *, failed: bool) -> None:
+        """Write the span; it is in a file when this returns."""
+        self._attributes.update(attributes)
+        self._tracing.write(
+            encode_span(
+                self._name, self._context, self._parent_id, self._start_ns, end_ns, self._attributes, failed=failed
+            )
+        )
+        if self._twin is not None:
+            self._twin.set_attributes(attributes)
+            if failed:
+                self._twin.set_status(Status(StatusCode.ERROR))
+            self._twin.end(end_ns)
+
+
+def _start_twin(name: str, attributes: Mapping[str, Any], start_ns: int) -> Span | None:
+    provider = trace.get_tracer_provider()
+    if isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider):
+        return None
+    tracer = provider.get_tracer(SCOPE, __version__)
+    twin = tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes, start_time=start_ns)
+    return twin if twin.get_span_context() != INVALID_SPAN_CONTEXT else None
 
 
 class Tracing:
-    """Makes the spans of calls; ``provider`` makes those of attempts."""
+    """Writes spans to the spool; ``provider`` is for those of attempts."""
 
     def __init__(self, settings: Settings, spool: Spool) -> None:
         named = {SERVICE: settings.service, ENVIRONMENT: settings.environment}
         resource = Resource.create({name: value for name, value in named.items() if value})
-        self._ids = _Ids()
-        self.provider = TracerProvider(
-            sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False, id_generator=self._ids
-        )
-        self.provider.add_span_processor(_ToSpool(spool, resource))
-        self._tracer = self.provider.get_tracer(SCOPE, __version__)
-
-    def start(self, name: str, attributes: Mapping[str, Any], start_ns: int) -> tuple[Span, Span | None]:
-        """Return the ledger's span, and its twin of the app's provider or None."""
-        twin = self._start_twin(name, attributes, start_ns)
-        if twin is None:
-            return self._tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes, start_time=start_ns), None
-        self._ids.take(twin.get_span_context())
-        try:
-            span = self._tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes, start_time=start_ns)
-        finally:
-            self._ids.take(None)
-        return span, twin
-
-    def _start_twin(self, name: str, attributes: Mapping[str, Any], start_ns: int) -> Span | None:
-        provider = trace.get_tracer_provider()
-        if isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider) or provider is self.provider:
-            return None
-        tracer = provider.get_tracer(SCOPE, __version__)
-        twin = tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes, start_time=start_ns)
-        return twin if twin.get_span_context().is_valid else None
-
-    def report_dropped(self, dropped: int) -> None:
-        """Put on the ledger that ``dropped`` records could not be kept."""
-        with guard("the report of dropped records"):
-            attributes = {"tallystick.dropped.records": dropped}
-            self._tracer.start_span("tallystick.dropped", context=Context(), attributes=attributes).end()
-
-
-class _ToSpool(SpanProcessor):
-    """Writes each ended span to the spool before ``end()`` returns."""
-
-    def __init__(self, spool: Spool, resource: Resource) -> None:
-        self._spool = spool
         self._resource = encode_resource(resource.attributes)
         self._scope = encode_scope(SCOPE, __version__)
+        self._spool = spool
+        self.provider = TracerProvider(sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False)
+        self.provider.add_span_processor(_AttemptsToSpool(self))
+
+    def write(self, span: bytes) -> None:
+        """Put an encoded span into the spool."""
+        self._spool.append(encode_request(self._resource, self._scope, span))
+
+    def report_dropped(self, dropped: int, at_ns: int) -> None:
+        """Put on the ledger that ``dropped`` records could not be kept."""
+        context = SpanContext(_ids.getrandbits(128), _ids.getrandbits(64), is_remote=False)
+        attributes = {"tallystick.dropped.records": dropped}
+        self.write(encode_span("tallystick.dropped", context, 0, at_ns, at_ns, attributes, failed=False))
+
+
+class _AttemptsToSpool(SpanProcessor):
+    """Writes the span of each attempt to the spool before ``end()`` returns."""
+
+    def __init__(self, tracing: Tracing) -> None:
+        self._tracing = tracing
 
     def on_end(self, span: ReadableSpan) -> None:
-        with guard("the recording of a span"):
-            scope = span.instrumentation_scope
-            attributes = dict(span.attributes or {})
-            if scope is None or scope.name != SCOPE:
-                if ATTEMPT not in attributes:  # other traffic of an HTTP client that the app shares with an SDK
-                    return
-                attributes = attempt_attributes(span, attributes)
-            self._spool.append(encode_request(self._resource, self._scope, encode_span(span, attributes)))
+        with guard("the recording of an attempt"):
+            attributes = span.attributes or {}
+            context = span.get_span_context()
+            # Other traffic of an HTTP client that the app shares with an SDK is none of ours.
+            if ATTEMPT not in attributes or context is None:
+                return
+            parent_id = span.parent.span_id if span.parent else 0
+            kept = attempt_attributes(span, attributes)
+            times = (span.start_time or 0, span.end_time or 0)
+            failed = span.status.status_code is StatusCode.ERROR
+            self._tracing.write(encode_span(span.name, context, parent_id, *times, kept, failed=failed))
 
     def force_flush(self, timeout_millis: int = 0) -> bool:
         return True

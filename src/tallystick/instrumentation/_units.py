@@ -17,6 +17,9 @@ from tallystick.pricing import price
 CHARACTERS_PER_TOKEN = 4
 """For estimates only; measured error up to 94 % on odd text, see docs/prices.md."""
 
+# Made once: json.dumps makes a new encoder for each call that has separators of its own.
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
+
 # From the best to the worst: a call is as sure as its weakest unit.
 _WEAKER = (CostStatus.EXACT, CostStatus.PROVIDER_REPORTED, CostStatus.ESTIMATED, CostStatus.UNKNOWN)
 
@@ -86,11 +89,16 @@ def _told(answer: Answer, request: Mapping[str, Any]) -> dict[str, Any]:
 def _completed(answer: Answer, route: Route, request: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
     """Return the usage of a stream, with what it did not say estimated, and whether anything was."""
     usage = dict(answer.usage or {})
-    if _output_key(route.api) in usage:
+    if not lacks_output(answer, route):
         return usage, False
     usage.setdefault(_input_key(route.api), _tokens(len(json.dumps(_prompt(request), ensure_ascii=False, default=str))))
     usage[_output_key(route.api)] = _tokens(answer.streamed_characters)
     return usage, True
+
+
+def lacks_output(answer: Answer, route: Route) -> bool:
+    """Tell whether a stream said nothing of what it wrote."""
+    return _output_key(route.api) not in (answer.usage or {})
 
 
 def _prompt(request: Mapping[str, Any]) -> list[Any]:
@@ -113,7 +121,7 @@ def _output_key(api: str) -> str:
 def unit_attributes(units: Iterable[Unit]) -> dict[str, Any]:
     """Return what the units put on the span of their call."""
     units = list(units)
-    found: dict[str, Any] = {names.UNITS: json.dumps([unit.facts for unit in units], separators=(",", ":"))}
+    found: dict[str, Any] = {names.UNITS: _to_json([unit.facts for unit in units])}
     if not units:
         return found
     last = units[-1].answer
