@@ -290,6 +290,13 @@ def test_a_requested_tier_counts_only_where_the_response_is_silent() -> None:
     assert (silent.status, silent.cost_usd) == (CostStatus.ESTIMATED, usd("0.125", "1"))
 
 
+def test_claudes_priority_tier_is_an_estimate_because_a_contract_prices_it() -> None:
+    receipt = claude("claude-opus-5", service_tier="priority")
+
+    assert (receipt.status, receipt.cost_usd) == (CostStatus.ESTIMATED, usd("5", "25"))
+    assert "billed by contract" in receipt.notes[0]
+
+
 @pytest.mark.parametrize("requested", ["auto", "default", "standard_only"])
 def test_asking_for_no_tier_in_particular_leaves_no_doubt(requested: str) -> None:
     assert gpt("gpt-5-mini", {"requested_service_tier": requested}).status is CostStatus.EXACT
@@ -401,6 +408,52 @@ def test_gemini_in_openais_clothes_bills_the_thoughts_that_only_the_total_shows(
     receipt = price("openai", "gemini-2.5-flash", wire, api="chat", base_url=base_url, timestamp=NOON)
 
     assert receipt.cost_usd == usd("0.30", "2.5", "2.5")
+
+
+@pytest.mark.parametrize(
+    ("model", "rate"),
+    [pytest.param("gpt-image-1.5", "32", id="own-rate"), pytest.param("gpt-image-1", "40", id="only-rate")],
+)
+def test_the_images_api_writes_images_even_when_it_does_not_say_so(model: str, rate: str) -> None:
+    wire = {"input_tokens": 0, "output_tokens": 1000, "total_tokens": 1000}
+
+    assert price("openai", model, wire, api="images", timestamp=NOON).cost_usd == usd(rate)
+
+
+@pytest.mark.parametrize(
+    ("model", "rates"),
+    [
+        pytest.param("gpt-audio", ("2.5", "32", "10", "64"), id="gpt-audio"),
+        pytest.param("gpt-4o-audio-preview-2024-12-17", ("2.5", "40", "10", "80"), id="our-override"),
+    ],
+)
+def test_audio_in_a_chat_has_its_own_rates(model: str, rates: tuple[str, ...]) -> None:
+    split = {"audio_tokens": 1000, "text_tokens": 1000}
+    wire = {"prompt_tokens": 2000, "prompt_tokens_details": split, "completion_tokens": 2000,
+            "completion_tokens_details": split, "total_tokens": 4000}  # fmt: skip
+
+    assert price("openai", model, wire, api="chat", timestamp=NOON).cost_usd == usd(*rates)
+
+
+def test_transcription_in_tokens_tells_speech_from_text() -> None:
+    wire = {"type": "tokens", "input_tokens": 2000, "output_tokens": 1000, "total_tokens": 3000,
+            "input_token_details": {"audio_tokens": 1000, "text_tokens": 1000}}  # fmt: skip
+
+    receipt = price("openai", "gpt-4o-mini-transcribe", wire, api="transcription", timestamp=NOON)
+
+    assert receipt.cost_usd == usd("1.25", "3", "5")
+
+
+@pytest.mark.parametrize(
+    ("model", "params"),
+    [
+        pytest.param("gpt-4o-mini-tts", {"input_characters": 100}, id="a-model-that-is-charged-by-token"),
+        pytest.param("tts-1", {}, id="nobody-counted"),
+        pytest.param("tts-1", {"input_characters": -1}, id="a-negative-count"),
+    ],
+)
+def test_speech_without_what_it_is_charged_by_is_unknown(model: str, params: dict[str, Any]) -> None:
+    assert price("openai", model, None, api="speech", timestamp=NOON, **params).status is CostStatus.UNKNOWN
 
 
 def test_realtime_audio_has_its_own_rates_cached_or_not() -> None:
@@ -517,3 +570,9 @@ def test_openrouters_charge_counts_whatever_the_wires_shape() -> None:
     assert (receipt.status, receipt.cost_usd) == (CostStatus.PROVIDER_REPORTED, Decimal("0.001"))
     assert receipt.usage is not None
     assert (receipt.usage.input_tokens, receipt.usage.cache_read_tokens) == (100, 90)
+
+
+def test_a_reason_holds_no_more_than_the_beginning_of_what_was_wrong() -> None:
+    receipt = claude("claude-opus-5", input_tokens="somebody's text " * 100)
+
+    assert len(receipt.reason or "") < 100

@@ -24,7 +24,7 @@ TIMED = object()
 """Stands for a plan of a model whose price hangs on the minute: the minute is part of the key then."""
 
 # What a value of an unexpected shape can raise on its way through the readers and the book.
-MALFORMED = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
+MALFORMED = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError)
 
 TIERS = {
     "": STANDARD,
@@ -187,7 +187,7 @@ def _case(reading: Reading, params: Mapping[str, Any]) -> Case:
     if not tier and (tier := _word(params.get("requested_service_tier"))) and TIERS.get(tier) != STANDARD:
         doubts.append(f"the response does not say which tier served it; {tier} was requested")
     if tier not in TIERS:
-        raise Refused(f"no rate is listed for service tier {tier!r}")
+        raise Refused(f"no rate is listed for service tier {_wire.short(tier)}")
     when = "batch" if params.get("batch") is True or TIERS[tier] == "batch" else TIERS[tier]
     speed = reading.speed or _word(params.get("speed"))
     geo = reading.geo or _word(params.get("geo") or params.get("inference_geo"))
@@ -209,7 +209,7 @@ def _moment(value: Any) -> datetime:
     if isinstance(value, str):
         value = datetime.fromisoformat(value)
     if not isinstance(value, datetime):
-        raise Refused(f"timestamp = {value!r} is not a time; give ISO 8601 or a datetime")
+        raise Refused(f"timestamp = {_wire.short(value)} is not a time; give ISO 8601 or a datetime")
     if value.tzinfo is UTC:
         return value
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
@@ -288,7 +288,7 @@ def _make_plan(book: Book, place: _names.Place, model: str, asked: str | None, c
 
 def _find(book: Book, place: _names.Place, model: str) -> Found:
     if not isinstance(model, str) or not model.strip():
-        raise Refused(f"the model is {model!r}, which names nothing")
+        raise Refused(f"the model is {_wire.short(model)}, which names nothing")
     if place.provider is None:
         raise Refused(f"nobody lists the host {place.host}: what it charges, if anything, is its owner's to say")
     if told := book.dispute(place.provider, model):

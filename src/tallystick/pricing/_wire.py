@@ -61,9 +61,11 @@ def whole(wire: Wire, *names: str) -> int:
 
 def needed(wire: Wire, *names: str) -> int:
     """Return the first of ``names`` that ``wire`` has; refuse when it has none."""
-    if all(wire.get(name) is None for name in names):
-        raise Refused(f"the usage has no {names[0]}")
-    return whole(wire, *names)
+    for name in names:
+        value = wire.get(name)
+        if value is not None:
+            return _whole(value, name)
+    raise Refused(f"the usage has no {names[0]}")
 
 
 def _whole(value: Any, name: str) -> int:
@@ -72,10 +74,15 @@ def _whole(value: Any, name: str) -> int:
     elif isinstance(value, float) and value.is_integer():
         number = int(value)
     else:
-        raise Refused(f"{name} = {value!r} is not a count")
+        raise Refused(f"{name} = {short(value)} is not a count")
     if number < 0:
         raise Refused(f"{name} = {number} is negative")
     return number
+
+
+def short(value: Any) -> str:
+    """Return ``value`` for a message: its beginning, because a reason is no place for somebody's text."""
+    return repr(value)[:40]
 
 
 def inner(wire: Wire, *names: str) -> Wire:
@@ -84,7 +91,7 @@ def inner(wire: Wire, *names: str) -> Wire:
         value = wire.get(name)
         if value is not None:
             if not isinstance(value, Mapping):
-                raise Refused(f"{name} = {value!r} is not an object")
+                raise Refused(f"{name} = {short(value)} is not an object")
             return value
     return {}
 
@@ -92,10 +99,10 @@ def inner(wire: Wire, *names: str) -> Wire:
 def amount(value: Any, name: str) -> Decimal:
     """Return a quantity or charge that may have decimals; a float is taken as it is written."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
-        raise Refused(f"{name} = {value!r} is not a number")
+        raise Refused(f"{name} = {short(value)} is not a number")
     number = value if isinstance(value, Decimal) else Decimal(str(value))
     if not number.is_finite() or number < 0:
-        raise Refused(f"{name} = {value!r} is not a number of 0 or more")
+        raise Refused(f"{name} = {short(value)} is not a number of 0 or more")
     return number
 
 
@@ -120,7 +127,7 @@ def read_messages(wire: Wire, _: Wire) -> Reading:
         parts = (Part({**parts[0].counts, "web_search": searches}, *_rest(parts[0])), *parts[1:])
     reasoning = whole(inner(wire, "output_tokens_details"), "thinking_tokens")
     _within(reasoning, int(main.counts.get("output", 0)), "thinking_tokens", "output_tokens")
-    if (credit := inner(inner(wire, "fallback_credit"), "status")) and credit.get("type") == "redeemed":
+    if inner(inner(wire, "fallback_credit"), "status").get("type") == "redeemed":
         doubt = "a fallback credit was redeemed, which changes the charge by an amount that the usage does not tell"
     return Reading(
         usage=_sum_of(parts, reasoning_tokens=reasoning, web_search_requests=searches),
@@ -177,13 +184,13 @@ def _iterations(wire: Wire, main: Part) -> tuple[tuple[Part, ...], str | None]:
     if not entries:
         return (main,), None
     if not isinstance(entries, list | tuple):
-        raise Refused(f"iterations = {entries!r} is not a list")
+        raise Refused(f"iterations = {short(entries)} is not a list")
     outside: list[Part] = []
     inside: list[Part] = []
     doubt = None
     for entry in entries:
         if not isinstance(entry, Mapping):
-            raise Refused(f"an iteration is {entry!r}, not an object")
+            raise Refused(f"an iteration is {short(entry)}, not an object")
         kind, model = entry.get("type"), _model_of(entry)
         if kind in {"compaction", "advisor_message"}:
             if kind == "advisor_message" and model is None:
@@ -192,7 +199,7 @@ def _iterations(wire: Wire, main: Part) -> tuple[tuple[Part, ...], str | None]:
         elif kind in {"message", "fallback_message"}:
             inside.append(_exclusive(entry, model, "fallback_" if kind == "fallback_message" else ""))
         else:
-            doubt = f"iterations of type {kind!r} are not known here; they are taken to be inside the totals"
+            doubt = f"iterations of type {short(kind)} are not known here; they are taken to be inside the totals"
     if any(part.label for part in inside):
         return _fallback(main, inside, outside)
     return (main, *outside), doubt
@@ -286,7 +293,7 @@ def _answer(wire: Wire, params: Wire, prompt: int, total: int) -> int:
 
 def _inclusive(wire: Wire, params: Wire, prompt: int, answer: int, written_out: Wire, reasoning: int) -> Reading:
     _within(reasoning, answer, "reasoning_tokens", "the output tokens")
-    pairs = _input_pairs(wire, inner(wire, *_PROMPT_DETAILS), prompt) + _output_pairs(written_out, answer)
+    pairs = _input_pairs(wire, inner(wire, *_PROMPT_DETAILS), prompt) + _output_pairs(written_out, answer, params)
     part = Part({item: count for item, count in pairs if count}, prompt)
     searches = _searches(wire, params)
     usage = _sum_of([part], reasoning_tokens=reasoning, web_search_requests=searches)
@@ -350,7 +357,9 @@ def _cached_split(split: Wire, cached: int, prompt: int, audio: int, image: int)
     return text_cached, audio_cached, cached - text_cached - audio_cached
 
 
-def _output_pairs(details: Wire, answer: int) -> list[tuple[str, int]]:
+def _output_pairs(details: Wire, answer: int, params: Wire) -> list[tuple[str, int]]:
+    if not details and params.get("api") == "images":
+        return [("output_image", answer)]  # the images API writes images; the split came with later models
     audio, image = whole(details, "audio_tokens"), whole(details, "image_tokens")
     _within(audio + image, answer, "audio and image tokens", "the output tokens")
     return [("output", answer - audio - image), ("output_audio", audio), ("output_image", image)]
@@ -458,10 +467,10 @@ def _modalities(wire: Wire, total: int, *names: str) -> dict[str, int]:
     found = dict.fromkeys(("", *_MODALITIES.values()), 0)
     entries = next((wire[name] for name in names if wire.get(name)), ())
     if not isinstance(entries, list | tuple):
-        raise Refused(f"{names[0]} = {entries!r} is not a list")
+        raise Refused(f"{names[0]} = {short(entries)} is not a list")
     for entry in entries:
         if not isinstance(entry, Mapping):
-            raise Refused(f"{names[0]} holds {entry!r}, not an object")
+            raise Refused(f"{names[0]} holds {short(entry)}, not an object")
         kind = _MODALITIES.get(str(entry.get("modality")).upper(), "")
         if kind:
             found[kind] += whole(entry, "tokenCount", "token_count")
