@@ -123,23 +123,41 @@ def test_anthropics_factors_give_the_librarys_variants(library_case: dict[str, s
 
 
 @needs_the_same_library
-@pytest.mark.parametrize("tier", ["flex", "priority"])
-def test_openais_tiers_are_the_librarys(tier: str) -> None:
+@pytest.mark.parametrize("at", [NOON, LATER], ids=lambda at: at.date().isoformat())
+@pytest.mark.parametrize(
+    ("context", "params", "enough"),
+    [
+        pytest.param({"service_tier": "flex"}, {"service_tier": "flex"}, 15, id="flex"),
+        pytest.param({"service_tier": "priority"}, {"service_tier": "priority"}, 15, id="priority"),
+        pytest.param({"processing": "batch"}, {"batch": True}, 60, id="batch"),
+    ],
+)
+def test_tiers_and_batches_of_all_providers_are_the_librarys(
+    context: dict[str, str], params: dict[str, Any], enough: int, at: datetime
+) -> None:
     from genai_prices.types import Usage
 
-    compared = 0
+    book, compared = load_book(), 0
+    usage = Usage(input_tokens=280_000, cache_read_tokens=1000, output_tokens=1000)
+    details = {"cached_tokens": 1000}
+    wire = {
+        "prompt_tokens": 280_000,
+        "prompt_tokens_details": details,
+        "completion_tokens": 1000,
+        "total_tokens": 281_000,
+    }
     for provider, model in library_models():
-        listed = any(variant.when == {"service_tier": tier} for variant in model.price_variants or ())
-        if provider.id != "openai" or not listed:
+        found = book.find(Place(provider.id), model.id)
+        listed = any(variant.when == context for variant in model.price_variants or ())
+        if not listed or found is None or "output" not in (found.model.rates(at, "") or {}):
             continue
-        usage = Usage(input_tokens=280_000, cache_read_tokens=1000, output_tokens=1000)
-        context = {"service_tier": tier}
-        theirs = model.calc_price(usage, provider, genai_request_timestamp=NOON, price_context=context)
-        wire = {"prompt_tokens": 280_000, "prompt_tokens_details": {"cached_tokens": 1000}, "completion_tokens": 1000}
-        ours = price("openai", model.id, wire, api="chat", service_tier=tier, timestamp=NOON)
-        assert ours.cost_usd == theirs.total_price, model.id
+        if found.is_clouded or (provider.id, model.id) in overridden():
+            continue
+        theirs = model.calc_price(usage, provider, genai_request_timestamp=at, price_context=context)
+        ours = price(provider.id, model.id, wire, api="chat", timestamp=at, **params)
+        assert ours.cost_usd == theirs.total_price, (provider.id, model.id, ours.reason)
         compared += 1
-    assert compared >= 15
+    assert compared >= enough
 
 
 @needs_the_same_library

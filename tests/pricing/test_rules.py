@@ -149,6 +149,12 @@ def test_a_bare_name_from_bedrock_takes_the_endpoint_from_the_request() -> None:
     assert (untold.status, untold.cost_usd) == (CostStatus.ESTIMATED, usd(*S45, factor="1.1"))
 
 
+def test_an_endpoint_that_makes_no_difference_leaves_no_doubt() -> None:
+    receipt = claude("claude-opus-4-1-20250805", {"base_url": BEDROCK})
+
+    assert (receipt.status, receipt.cost_usd) == (CostStatus.EXACT, usd("15", "75"))
+
+
 def test_bedrock_converse_counts_the_cache_outside() -> None:
     wire = {"inputTokens": 1000, "outputTokens": 1000, "cacheReadInputTokens": 1000, "totalTokens": 3000}
 
@@ -234,7 +240,9 @@ def test_the_host_decides_who_bills_not_the_sdk(sdk: str, base_url: str, model: 
 
 def test_without_an_address_the_providers_name_is_believed() -> None:
     assert gpt("gpt-4o").cost_usd == usd("2.5", "10")
-    assert price("nobody", "gpt-4o", {"prompt_tokens": 1, "completion_tokens": 1}).status is CostStatus.UNKNOWN
+    nobody = price("nobody", "gpt-4o", {"prompt_tokens": 1, "completion_tokens": 1})
+    assert (nobody.status, nobody.cost_usd) == (CostStatus.UNKNOWN, None)
+    assert nobody.reason == "no prices of 'nobody' are listed; prices of your own need a [[price]]"
 
 
 # --- tiers, speed, batch ----------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import fnmatch
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -184,9 +184,9 @@ class Book:
         return (today - date.fromisoformat(self.version[:10])).days
 
     @property
-    def providers(self) -> tuple[str, ...]:
+    def providers(self) -> Collection[str]:
         """The names of all providers."""
-        return tuple(self._raw)
+        return self._raw.keys()
 
     def models(self, provider: str) -> Iterator[Model]:
         """Yield the models of ``provider``."""
@@ -259,7 +259,7 @@ class Book:
 
     def near(self, name: str, limit: int = 8) -> list[str]:
         """Return listed names that look like ``name``, to help a person who mistyped; never used for pricing."""
-        import difflib
+        import difflib  # for a person at a terminal; an app need not carry it
 
         listed = {known for provider in self._raw for model in self.models(provider) for known in model.names}
         return difflib.get_close_matches(name.lower(), sorted(listed), n=limit, cutoff=0.6)

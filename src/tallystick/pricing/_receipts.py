@@ -293,6 +293,8 @@ def _find(book: Book, place: _names.Place, model: str) -> Found:
         raise Refused(f"nobody lists the host {place.host}: what it charges, if anything, is its owner's to say")
     if told := book.dispute(place.provider, model):
         raise Refused(f"sources disagree on what {model} costs: {told}")
+    if place.provider not in book.providers:
+        raise Refused(f"no prices of {place.provider!r} are listed; prices of your own need a [[price]]")
     found = book.find(place, model)
     if found is None:
         raise Refused(f"{place.provider} lists no model {model!r}; a name of your own needs an [[alias]]")
@@ -306,7 +308,7 @@ def _endpoint(book: Book, place: _names.Place, found: Found, asked: str | None) 
     endpoint = found.endpoint
     if endpoint is None and asked and (request := book.find(place, asked)):
         endpoint = request.endpoint
-    if endpoint is None:
+    if endpoint is None and any("endpoint" in m.when and m.concerns(found.model) for m in book.multipliers):
         return "regional", ("whether the endpoint was global or regional is not told; the dearer is taken",)
     return endpoint, ()
 
