@@ -21,7 +21,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tallystick.mock import anthropic_wire, openai_wire
-from tallystick.mock.answers import Answer, InvalidRequestError, dump, new_id
+from tallystick.mock.answers import Answer, Frame, InvalidRequestError, dump, new_id
 from tallystick.mock.books import FULL_NAMES, RATES, UNPRICED_MODEL, Books, Item
 from tallystick.mock.scripts import ERRORS, STEPS, STOPS, BadScriptError, Scripts, Step
 from tallystick.mock.thoughts import PromptCache
@@ -68,12 +68,9 @@ class Exchange:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer as the script's step wants it."""
-        client = Client(scope, receive, send)
-        try:
-            async with client.watched():
-                await self._play(client)
-        finally:
-            self.record["status"] = client.status
+        client = Client(scope, receive, send, self.record)
+        async with client.watched():
+            await self._play(client)
 
     async def _play(self, client: Client) -> None:
         if self.step.name == "slow":
@@ -161,37 +158,42 @@ class Exchange:
 
     async def _stream(self, client: Client, answer: Answer) -> None:
         """Send the frames, as far as the step lets them; bill what had been written by then."""
-        frames = list(answer.frames or ())
-        after = int(self.step.number("after", 3))
-        name = self.step.name
-        cut: str | None = None
-        written = answer.output_tokens
-        if name in {"cut", "sse-error", "failed"}:
-            frames = frames[: min(after, len(frames) - 1)]
-            written = frames[-1].written if frames else 0
-            cut = "connection" if name == "cut" else "error"
-            if name == "failed" and answer.failed:
-                frames, cut = [*frames, answer.failed(written)], None
-            elif name != "cut" and answer.error_frame:
-                frames.append(answer.error_frame)
-        elif name == "unterminated":
-            frames, cut = frames[: _terminal(answer)], "unterminated"
-        headers = self._headers("text/event-stream; charset=utf-8")
+        frames, written, cut = self._planned(answer)
         pack = _Packer(self.step)
-        await client.start(200, headers | pack.headers)
+        await client.start(200, self._headers("text/event-stream; charset=utf-8") | pack.headers)
         reached = 0
-        for frame in frames:
+        for left, frame in zip(reversed(range(len(frames))), frames, strict=True):
             await client.wait(self.step.number("body", 0.0))
             if client.is_gone:
-                cut, written = "client", reached
-                break
+                self._bill(answer, reached, "client")
+                return
+            if not left:  # before it is sent: who has the whole answer may look at the invoice
+                self._bill(answer, written, cut)
             await client.send(pack.frame(frame.encode(pack.newline)))
             reached = max(reached, frame.written)
-        self._bill(answer, written, cut)
-        if name == "cut":
+        if not frames:
+            self._bill(answer, 0, cut)
+        if self.step.name == "cut":
             await client.drop()
         else:
             await client.send(pack.end(), last=True)
+
+    def _planned(self, answer: Answer) -> tuple[list[Frame], int, str | None]:
+        """Return the frames that the step lets through, the output tokens to bill, and why the stream is not whole."""
+        frames = list(answer.frames or ())
+        name = self.step.name
+        if name == "unterminated":
+            return frames[: _terminal(answer)], answer.output_tokens, "unterminated"
+        if name not in {"cut", "sse-error", "failed"}:
+            return frames, answer.output_tokens, None
+        frames = frames[: min(int(self.step.number("after", 3)), len(frames) - 1)]
+        written = frames[-1].written if frames else 0
+        if name == "cut":
+            return frames, written, "connection"
+        if name == "failed" and answer.failed is not None:
+            return [*frames, answer.failed(written)], written, None
+        assert answer.error_frame is not None, "every wire that streams has one"
+        return [*frames, answer.error_frame], written, "error"
 
     def _bill(self, answer: Answer, written: int, cut: str | None) -> None:
         self.state.books.enter(
@@ -296,12 +298,12 @@ class _Packer:
 class Client:
     """The other end of one exchange: may be sent to, waited for, and dropped as no ASGI message can."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, record: dict[str, Any]) -> None:
+        self._record = record
         self._scope = scope
         self._receive = receive
         self._send = send
         self._gone = asyncio.Event()
-        self.status: int | None = None
 
     @property
     def is_gone(self) -> bool:
@@ -336,7 +338,7 @@ class Client:
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
         """Send the status line and the headers."""
-        self.status = status
+        self._record["status"] = status  # before it is sent: who has the answer may look
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
 
