@@ -71,16 +71,20 @@ def since_when(since: str, now: datetime) -> datetime:
         length = int(matched[1]) * UNITS[matched[2]]
         if length <= timedelta(days=DAYS_MAX):
             return now - length
-    try:
-        at = datetime.fromisoformat(since)
-    except ValueError:
-        at = None
-    if at is not None and (at := at if at.tzinfo else at.astimezone()) < now and now - at <= timedelta(days=DAYS_MAX):
+    if (at := _moment(since)) and now - timedelta(days=DAYS_MAX) <= at < now:
         return at
     raise SettingsError(
         f"--since {since} is not a time in the past; allowed: a number and m, h, d or w (30m, 24h, 7d, 2w; up to "
         f"{DAYS_MAX} days), or a date or time like 2026-11-21 or 2026-11-21T09:30:00Z"
     )
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        at = datetime.fromisoformat(text)
+        return at if at.tzinfo else at.astimezone()
+    except (ValueError, OverflowError):  # the year 1 has no time in a zone west of here
+        return None
 
 
 def _iso(at: datetime) -> str:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,7 @@ def answers() -> Answers:
 
 @pytest.fixture
 def collector(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    with ExitStack() as stack:
-        url = stack.enter_context(serving(answers))
+    with serving(answers) as url:
         monkeypatch.setenv("TALLYSTICK_COLLECTOR", url)
         yield url
 
@@ -33,15 +31,24 @@ def collector(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> Iterator[str
 @pytest.fixture
 def open_page(collector: str) -> Open:
     """Open a page as a browser in Berlin does, with the query given as keywords."""
+    return _open
 
-    def opened(page: str = "", **query: Any) -> AppTest:
-        test = AppTest.from_file(str(APP), default_timeout=60)
-        test.context["timezone"] = "Europe/Berlin"
+
+@pytest.fixture
+def open_page_of_any_collector() -> Open:
+    """Open a page; the test says in TALLYSTICK_COLLECTOR which collector is asked, if any."""
+    return _open
+
+
+def _open(page: str = "", **query: Any) -> AppTest:
+    test = AppTest.from_file(str(APP), default_timeout=120)
+    test.context["timezone"] = "Europe/Berlin"
+    if page:
         test.run()
-        if page:
-            test.switch_page(page)
-        for name, value in query.items():
-            test.query_params[name.replace("__", ".")] = value
-        return test.run()
-
-    return opened
+        # AppTest opens pages by their file; ours are functions, so it is told the page's own name.
+        [test._page_hash] = [key for key, info in test._registered_pages.items() if info["url_pathname"] == page]
+    for name, value in query.items():
+        test.query_params[name.replace("__", ".")] = value
+    test.run()
+    assert not test.exception, test.exception[0].value
+    return test

@@ -482,7 +482,10 @@ class Answers:
         if order not in ("-started_at", "started_at", "-cost_usd", "-latency_ms"):
             raise RefusedError(f"order={order} is unknown; known: -started_at, started_at, -cost_usd, -latency_ms")
         rows = sorted(rows, key=lambda row: _sortable(row[name]), reverse=order.startswith("-"))
-        at = int(query.get("cursor", ["0"])[0])
+        cursor = query.get("cursor", ["0"])[0]
+        if not cursor.isdecimal():
+            raise RefusedError(f"cursor={cursor} is not a cursor that this collector gave")
+        at = int(cursor)
         following = str(at + limit) if at + limit < len(rows) else None
         return {"rows": [_public(row) for row in rows[at : at + limit]], "next_cursor": following}
 

@@ -1,0 +1,207 @@
+"""A real Chromium on the real dashboard process: what only a browser shows."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fakes.collector_answers import HOSTILE, Answers, call, serving
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUM = os.environ.get("TALLYSTICK_CHROMIUM") or next(filter(None, map(shutil.which, PROGRAMS)), None)
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+WAIT_MS = 60_000
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        CHROMIUM is None,
+        reason=f"no Chromium: none of {', '.join(PROGRAMS)} is on PATH and TALLYSTICK_CHROMIUM names none",
+    ),
+]
+
+
+@pytest.fixture
+def answers() -> Answers:
+    now = datetime.now(UTC)
+    return Answers(
+        calls=[call(number, now - timedelta(minutes=number), output_tokens=100 * number) for number in (1, 2, 3)]
+    )
+
+
+@pytest.fixture
+def port(answers: Answers) -> int:
+    """Return a port for the collector, so that it can go and come back."""
+    with serving(answers) as url:
+        return int(url.rpartition(":")[2])
+
+
+@pytest.fixture
+def dashboard(port: int, tmp_path: Path) -> Iterator[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "tallystick",
+        "dashboard",
+        "--collector",
+        f"http://127.0.0.1:{port}",
+        "--port",
+        "0",
+    ]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert "Dashboard at " in line, line
+        yield line.split()[2]
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+@pytest.fixture
+def page(dashboard: str) -> Iterator[Page]:
+    """A browser at the dashboard; the test fails when a page asked anybody but the dashboard, or opened a dialog."""
+    from playwright.sync_api import sync_playwright
+
+    strangers: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        context = browser.new_context(
+            viewport={"width": 1440, "height": 900}, timezone_id="Asia/Tokyo", base_url=dashboard
+        )
+        page = context.new_page()
+        page.set_default_timeout(WAIT_MS)
+        page.on("dialog", lambda dialog: (strangers.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda asked: strangers.append(asked.url) if _is_strange(asked.url, dashboard) else None)
+        for attempt in range(100):  # the line comes before the port is open
+            try:
+                page.goto("/")
+                break
+            except Exception:  # noqa: BLE001 -- Playwright has one class for all network errors
+                assert attempt < 99
+                page.wait_for_timeout(200)
+        yield page
+        browser.close()
+    assert strangers == []
+
+
+def _is_strange(url: str, dashboard: str) -> bool:
+    ours = dashboard.removeprefix("http://")
+    return not re.match(rf"(https?|wss?)://{re.escape(ours)}/|data:|blob:", url)
+
+
+def test_from_the_spend_tile_over_the_dearest_call_to_its_receipt(page: Page, answers: Answers, port: int) -> None:
+    with serving(answers, port):
+        tile = page.get_by_test_id("stMetric").filter(has_text=re.compile("^Spend")).get_by_test_id("stMetricValue")
+        tile.wait_for()
+        assert tile.inner_text() == "$0.020"  # 3 x 1,200 tokens in at $3, 600 out at $15 for a million
+
+        page.get_by_test_id("stPageLink").first.click()
+
+        page.get_by_text("Total $0.0081").wait_for()
+        assert "call=0000000000000003" in page.url
+        page.go_back()
+        page.get_by_text("Dearest calls").wait_for()
+
+
+def test_a_bar_leads_to_its_calls(page: Page, answers: Answers, port: int) -> None:
+    with serving(answers, port):
+        page.goto("/?range=1h")
+        canvas = page.locator("[data-testid=stVegaLiteChart] canvas, [data-testid=stVegaLiteChart] svg").first
+        canvas.wait_for()
+        bar = page.locator("[data-testid=stVegaLiteChart] .mark-rect path").first
+        if bar.count():
+            bar.click()
+        else:
+            _click_a_bar(page, canvas)
+
+        page.wait_for_url(re.compile(r"/calls\?start=.*&model=claude-sonnet-4-5"))
+        page.get_by_text("1 call ·").wait_for()
+
+
+def _click_a_bar(page: Page, canvas: object) -> None:
+    box = canvas.bounding_box()  # type: ignore[attr-defined]
+    # The three bars are one minute wide each, one to three minutes before the right edge.
+    for step in range(40):
+        page.mouse.click(box["x"] + box["width"] * (1 - step / 400), box["y"] + box["height"] * 0.72)
+        page.wait_for_timeout(250)
+        if "/calls" in page.url:
+            return
+
+
+def test_first_it_waits_then_the_first_call_shows_by_itself(page: Page, answers: Answers, port: int) -> None:
+    first, answers.calls = answers.calls[:1], []
+    page.get_by_text("No collector answers at").wait_for()
+    with serving(answers, port):
+        page.get_by_text("Waiting for the first call at").wait_for()
+        answers.calls = first
+        page.get_by_test_id("stMetricValue").first.wait_for()
+
+
+def test_names_from_outside_are_letters(page: Page, answers: Answers, port: int) -> None:
+    answers.calls = [
+        call(
+            1,
+            datetime.now(UTC),
+            feature=HOSTILE,
+            user=HOSTILE,
+            error_code=HOSTILE,
+            exception=HOSTILE,
+            outcome="refusal",
+        )
+    ]
+    with serving(answers, port):
+        page.goto("/?by=feature")
+        page.get_by_text("Dearest calls").wait_for()
+        page.get_by_test_id("stPageLink").first.click()
+        page.get_by_text("Where it came from").wait_for()
+
+        error = page.get_by_test_id("stAlert").inner_text().replace("\u2060", "")
+        assert HOSTILE in error
+        assert (
+            page.locator("[data-testid=stAlert] a, [data-testid=stAlert] img, [data-testid=stAlert] strong").count()
+            == 0
+        )
+
+
+def test_a_phone_shows_the_first_number_without_scrolling(page: Page, answers: Answers, port: int) -> None:
+    with serving(answers, port):
+        page.set_viewport_size({"width": 390, "height": 844})
+        number = page.get_by_test_id("stMetricValue").first
+        number.wait_for()
+        box = number.bounding_box()
+        assert box is not None
+        assert box["y"] + box["height"] < 844
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_the_view_goes_along_to_the_next_page(page: Page, answers: Answers, port: int) -> None:
+    with serving(answers, port):
+        page.get_by_test_id("stMetricValue").first.wait_for()
+        page.get_by_text("7d", exact=True).click()
+        page.wait_for_url(re.compile(r"range=7d"))
+
+        page.get_by_role("link", name="Failures").click()
+
+        page.wait_for_url(re.compile(r"/failures\?range=7d"))

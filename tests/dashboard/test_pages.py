@@ -1,0 +1,416 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+import tallystick.dashboard
+from fakes.collector_answers import HOSTILE, Answers, call, iso, serving
+from tallystick.dashboard import words
+from tallystick.model.money import show_usd
+
+Open = Callable[..., AppTest]
+
+
+def shown(test: AppTest) -> str:
+    """Return all words on the page, without markdown's escapes."""
+    parts = [
+        element.value
+        for kind in ("markdown", "caption", "error", "warning", "info", "success")
+        for element in test.get(kind)
+    ]
+    parts += [element.value for element in test.subheader]
+    parts += [element.value for element in test.code]
+    return plain("\n".join(map(str, parts)))
+
+
+def plain(text: str) -> str:
+    return re.sub(r"\\(.)", r"\1", text).replace(words.WORD_JOINER, "")
+
+
+def tile(test: AppTest, label: str) -> str:
+    [found] = [metric for metric in test.metric if plain(metric.label) == label]
+    return plain(found.value)
+
+
+def asked(answers: Answers, question: str) -> list[str]:
+    return [path for path in answers.asked if path.startswith(f"/api/v1/{question}")]
+
+
+def test_spend_tells_the_collectors_figures(open_page: Open, answers: Answers) -> None:
+    page = open_page()
+    told = answers.answer("/api/v1/totals", {})
+
+    assert tile(page, "Spend") == show_usd(Decimal(told["spend_usd"]))
+    assert tile(page, "Calls") == f"{told['calls']:,}"
+    assert tile(page, "Failed") == str(told["failed"])
+    assert tile(page, "Wasted") == show_usd(Decimal(told["wasted_usd"]))
+    assert tile(page, "Unpriced responses") == str(told["unpriced_units"])
+
+
+def test_spend_has_a_row_for_each_model_and_says_which_has_no_price(open_page: Open) -> None:
+    table = open_page().dataframe[0].value
+
+    assert len(table) == 6
+    assert table.iloc[-1]["label"] == "llama-local-70b"
+    assert table["spend_usd"].isna().tolist() == [False] * 5 + [True]
+    assert table["share"].sum() == pytest.approx(1)
+
+
+def test_dearest_calls_link_to_the_call(open_page: Open, answers: Answers) -> None:
+    links = open_page().get("page_link")
+    [dearest, *_] = answers.answer("/api/v1/calls", {"order": ["-cost_usd"], "limit": ["6"]})["rows"]
+
+    assert len(links) == 6
+    assert f"call={dearest['id']}" in links[0].proto.query_string
+    assert links[0].proto.page == "calls"
+    assert plain(links[0].label).startswith(f"**{show_usd(Decimal(dearest['cost_usd']))}**")
+
+
+def test_the_url_sets_range_group_and_filter(open_page: Open, answers: Answers) -> None:
+    page = open_page(range="7d", by="feature", model=["gpt-4.1", "gpt-5-mini"], tz="Asia/Tokyo")
+
+    [series] = asked(answers, "series")
+    assert "by=feature" in series
+    assert "model=gpt-4.1&model=gpt-5-mini" in series
+    assert "timezone=Asia%2FTokyo" in series
+    assert set(page.dataframe[0].value["label"]) == {"search", "report"}
+    assert "Times in Asia/Tokyo" in shown(page)
+
+
+def test_a_control_writes_the_url(open_page: Open) -> None:
+    page = open_page(start="2026-11-20T00:00:00Z", end="2036-11-21T00:00:00Z", cursor="50")
+
+    page.segmented_control(key="pick_range").set_value("7d").run()
+    page.selectbox(key="pick_by").set_value("user").run()
+
+    assert dict(page.query_params) == {"range": "7d", "by": "user"}
+
+
+def test_a_chip_takes_its_filter_away(open_page: Open) -> None:
+    page = open_page(model=["gpt-4.1", "gpt-5-mini"], feature="")
+    chips = page.pills(key="chips")
+    assert [plain(chip).partition(" :")[0] for chip in chips.formatted_values] == [
+        "model = gpt-4.1",
+        "model = gpt-5-mini",
+        "feature = (none)",
+    ]
+
+    chips.set_value([1]).run()
+
+    assert page.query_params["model"] == "gpt-5-mini"
+    assert "feature" not in page.query_params
+
+
+def test_filters_ask_for_values_only_when_they_are_opened(open_page: Open, answers: Answers) -> None:
+    open_page()
+
+    assert asked(answers, "dimensions") == []
+
+
+def test_a_wrong_url_is_told_and_shows_the_default(open_page: Open) -> None:
+    page = open_page(range="9y")
+
+    assert "range=9y is not known, so this is range=24h" in shown(page)
+    assert tile(page, "Calls") != "0"
+
+
+def test_failures_show_funnel_waits_and_classes(open_page: Open, answers: Answers) -> None:
+    page = open_page("failures")
+    told = answers.answer("/api/v1/failures", {})
+
+    assert tile(page, "Answered at the first try") == str(told["funnel"]["first_try"])
+    assert tile(page, "Answered after a retry") == str(told["funnel"]["after_retry"])
+    assert tile(page, "Gave up") == str(told["funnel"]["gave_up"])
+    assert "servers asked to wait" in shown(page)
+    table = page.dataframe[0].value
+    assert table["calls"].sum() == told["funnel"]["gave_up"]
+    assert "rate limit of the provider" in set(table["what"])
+
+
+def test_failures_of_a_range_without_any_say_so(open_page: Open, answers: Answers) -> None:
+    answers.calls = [call(1, datetime.now(UTC))]
+
+    assert "Nothing failed in this range, not even an attempt." in shown(open_page("failures"))
+
+
+def test_a_row_of_failures_leads_to_its_calls() -> None:
+    from tallystick.dashboard.failures import calls_of
+    from tallystick.dashboard.view import read_view
+
+    view = read_view({"range": ["7d"]}, datetime.now(UTC), None)
+
+    assert calls_of({"outcome": "quota", "provider": "openai", "calls": 2}, view) == {
+        "range": "7d",
+        "provider": "openai",
+        "outcome": "quota",
+    }
+    assert calls_of({"outcome": "quota", "provider": "openai", "calls": 0}, view) == {
+        "range": "7d",
+        "provider": "openai",
+    }
+
+
+def test_calls_lists_only_failed_when_the_url_says_so(open_page: Open, answers: Answers) -> None:
+    table = open_page("calls", outcome="failed").dataframe[0].value
+
+    assert len(table) == answers.answer("/api/v1/totals", {})["failed"]
+    assert "answered" not in set(table["outcome"])
+
+
+def test_calls_are_paged_by_the_collectors_cursor(open_page: Open) -> None:
+    page = open_page("calls")
+    first = page.dataframe[0].value["id"].tolist()
+
+    [following] = [button for button in page.button if button.label == "Next page"]
+    following.click().run()
+
+    second = page.dataframe[0].value["id"].tolist()
+    assert page.query_params["cursor"] == "50"
+    assert len(second) == 50
+    assert not set(first) & set(second)
+
+
+def test_calls_are_ordered_as_the_url_says(open_page: Open) -> None:
+    costs = open_page("calls", order="-cost_usd").dataframe[0].value["cost_usd"].dropna().tolist()
+
+    assert costs == sorted(costs, reverse=True)
+
+
+def test_a_call_opens_down_to_its_receipt(open_page: Open, answers: Answers) -> None:
+    answers.calls = [
+        call(
+            0x1F,
+            datetime.now(UTC),
+            input_tokens=1200,
+            cache_read_tokens=200,
+            output_tokens=350,
+            finish_reasons=["end_turn"],
+        )
+    ]
+
+    page = open_page("calls", call="000000000000001f")
+
+    receipt = page.dataframe[0].value
+    assert receipt["item"].tolist() == ["input", "input read from cache", "output"]
+    assert receipt["quantity"].tolist() == ["1,000 tokens", "200 tokens", "350 tokens"]
+    assert receipt["unit price"].tolist() == ["$3 per 1M tokens", "$0.3 per 1M tokens", "$15 per 1M tokens"]
+    assert receipt["cost"].tolist() == ["$0.003", "$0.00006", "$0.00525"]
+    assert "Total $0.00831" in shown(page)
+    assert "prices of 2026-11-21" in shown(page)
+    assert tile(page, "Outcome") == "answered"
+
+
+def test_a_call_without_a_price_says_why_and_never_zero(open_page: Open, answers: Answers) -> None:
+    answers.calls = [call(0x1F, datetime.now(UTC), model="llama-local-70b")]
+
+    page = open_page("calls", call="000000000000001f")
+
+    assert tile(page, "Cost") == "unpriced"
+    assert "Total unpriced" in shown(page)
+    assert "Why: no price is listed for model 'llama-local-70b'" in shown(page)
+
+
+def test_a_failed_call_is_told_in_words_with_each_attempt(open_page: Open, answers: Answers) -> None:
+    at = datetime.now(UTC)
+    tries: list[dict[str, Any]] = [
+        {"number": n, "started_at": iso(at + timedelta(seconds=2 * n)), "duration_ms": 300.0, "status": 429,
+         "outcome": "rate_limited", "request_id": f"req_{n}", "retry_after_s": 1.0}
+        for n in range(3)
+    ]  # fmt: skip
+    answers.calls = [
+        call(
+            0x1F,
+            at,
+            outcome="rate_limited",
+            error_code="rate_limit_error",
+            exception="RateLimitError",
+            units=0,
+            _attempts=tries,
+        )
+    ]
+
+    page = open_page("calls", call="000000000000001f")
+
+    assert "rate limit of the provider; the provider's word: rate_limit_error; your app saw RateLimitError." in shown(
+        page
+    )
+    assert "nothing to charge" in shown(page)
+    attempts = page.dataframe[0].value
+    assert attempts["request id"].tolist() == ["req_0", "req_1", "req_2"]
+    assert attempts["asked to wait"].tolist() == ["1.00 s"] * 3
+    assert attempts["waited before"].tolist() == ["", "1.70 s", "1.70 s"]
+    waterfall = page.get("vega_lite_chart")[0].proto
+    assert waterfall.alt.startswith("Attempts over time")
+
+
+def test_an_unknown_call_is_told_kindly(open_page: Open) -> None:
+    assert "No call has the id ffff" in shown(open_page("calls", call="ffff"))
+
+
+def test_budgets_show_the_fullest_first_with_window_and_alerts(open_page: Open) -> None:
+    page = open_page("budgets")
+    told = shown(page)
+
+    assert told.index("everything") < told.index("chat") < told.index("search")
+    assert [plain(bar.text) for bar in page.get("progress")] == [
+        "$261.40 of $250.00 spent, 105 %",
+        "$8.12 of $10.00 spent, 81 %",
+        "$0.0042 of $5.00 spent, <0.1 %",
+    ]
+    assert "3 responses without a known price" in told
+    assert page.dataframe[1].value["notification"].tolist() == ["delivered", "refused by the receiver"]
+
+
+def test_a_budget_says_when_it_resets(open_page: Open, answers: Answers) -> None:
+    now = datetime.now(UTC)
+    window = {
+        "kind": "day",
+        "timezone": "UTC",
+        "start": iso(now),
+        "end": iso(now + timedelta(hours=3, minutes=59, seconds=50)),
+    }
+    answers.budgets = [{**answers.budgets[0], "window": window}]
+
+    assert "resets in 3 h 59 min" in shown(open_page("budgets"))
+
+
+def test_without_budgets_there_is_one_to_copy(open_page: Open, answers: Answers) -> None:
+    import tomllib
+
+    answers.budgets = []
+
+    [example] = open_page("budgets").code
+
+    [budget] = tomllib.loads(example.value)["budget"]
+    assert budget["name"] == "chat"
+
+
+@pytest.mark.parametrize("page", ["", "failures", "calls", "budgets"])
+def test_every_page_says_how_far_it_can_be_trusted(page: str, open_page: Open, answers: Answers) -> None:
+    answers.ledger = {
+        "received_spans": 1234,
+        "duplicate_spans": 3,
+        "rejected_spans": {"no ids": 2},
+        "dropped_records": 7,
+    }
+
+    told = shown(open_page(page))
+
+    assert "Times in Europe/Berlin · prices of 2026-11-21 (today's) · 1,234 spans received" in told
+    assert "3 duplicates · 2 rejected (no ids 2) · 7 dropped" in told
+
+
+@pytest.mark.parametrize("page", ["", "failures", "calls"])
+def test_before_the_first_call_there_are_two_lines_to_copy(
+    page: str, open_page: Open, answers: Answers, collector: str
+) -> None:
+    answers.calls = []
+
+    test = open_page(page)
+
+    assert [block.value for block in test.code] == [
+        "pip install tallystick",
+        "import tallystick; tallystick.instrument()",
+    ]
+    assert f"Waiting for the first call at `{collector}`" in shown(test)
+
+
+def test_an_empty_range_is_not_mistaken_for_an_empty_ledger(open_page: Open) -> None:
+    told = shown(open_page(model="nobody-uses-this"))
+
+    assert "No calls in this range with these filters." in told
+    assert "pip install" not in told
+
+
+def test_spans_that_were_all_rejected_are_told(open_page: Open, answers: Answers) -> None:
+    answers.calls = []
+    answers.ledger = {"received_spans": 5, "stored_spans": 0, "rejected_spans": {"no ids": 5}}
+
+    assert "nothing was stored: 5 spans received · 0 stored · 0 duplicates · 5 rejected (no ids 5)" in shown(
+        open_page()
+    )
+
+
+@pytest.mark.parametrize("page", ["", "failures", "calls", "budgets"])
+def test_a_collector_that_is_down_is_told_once_and_comes_back(
+    page: str, answers: Answers, open_page_of_any_collector: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(answers) as url:
+        pass
+    monkeypatch.setenv("TALLYSTICK_COLLECTOR", url)
+
+    test = open_page_of_any_collector(page)
+
+    [error] = test.error
+    assert f"No collector answers at** `{url}`" in plain(error.value)
+    assert "tallystick up" in error.value
+    assert not test.metric
+    with serving(answers, int(url.rpartition(":")[2])):
+        test.run()
+        assert not test.error
+        assert "spans received" in shown(test)
+
+
+def test_a_refusal_of_the_collector_is_told_in_its_words(open_page: Open, answers: Answers) -> None:
+    answers.calls = [call(number, datetime.now(UTC)) for number in range(1, 3)]
+
+    [error] = open_page("calls", cursor="not-a-cursor").error
+
+    assert "The collector answered 400" in plain(error.value)
+    assert "cursor=not-a-cursor is not a cursor" in plain(error.value)
+
+
+def harmless(text: str) -> bool:
+    """Tell whether markdown shows ``text`` as it stands: no sign of its own is left that is not escaped or in code."""
+    outside = re.sub(r"\\.", "", text)
+    outside = re.sub(r"`[^`\n]*`", "", outside)
+    outside = re.sub(r"^:(red|orange|green)-badge\[([a-z0-9 :/%_]+)\]$", r"\2", outside)
+    outside = re.sub(r":material/[a-z_]+:", "", outside).replace("**", "").replace("  \n", "\n")
+    return not re.search(r"[<>\[\]!$`_*]|://|javascript:", outside)
+
+
+@pytest.mark.parametrize("page", ["", "failures", "calls", "call", "budgets"])
+@pytest.mark.parametrize(
+    "evil", [HOSTILE, "A" * 5000, "\u202eevil\u05d0", "a\n\n# b", ":material/x: $x$ `c`"], ids=range(5)
+)
+def test_strings_from_outside_are_letters_and_nothing_else(
+    page: str, evil: str, open_page: Open, answers: Answers
+) -> None:
+    names = dict.fromkeys(
+        ("model", "feature", "user", "service", "provider", "caller", "error_code", "exception", "key"), evil
+    )
+    answers.calls = [
+        call(0x1F, datetime.now(UTC), outcome="server_error", tags={evil: evil}, finish_reasons=[evil], **names)
+    ]
+    answers.budgets = [{**answers.budgets[0], "name": evil, "scope": {"feature": evil}, "action": evil}]
+    answers.ledger = {"rejected_spans": {evil: 1}, "prices": {"version": evil, "age_days": 1}}
+    query: dict[str, Any] = {"call": "1f"} if page == "call" else {"model": evil, "by": "feature"}
+
+    test = open_page("calls" if page == "call" else page, **({"call": "000000000000001f"} if page == "call" else query))
+
+    texts = [
+        str(element.value) for kind in ("markdown", "caption", "error", "warning", "info") for element in test.get(kind)
+    ]
+    texts += [metric.value for metric in test.metric] + [metric.label for metric in test.metric]
+    texts += [link.label for link in test.get("page_link")] + [bar.text for bar in test.get("progress")]
+    texts += [element.value for element in test.subheader]
+    for pills in test.pills:
+        texts += pills.formatted_values
+    assert [text for text in texts if not harmless(text)] == []
+    assert all(len(text) < 2500 for text in texts)
+    assert not any(element.proto.allow_html for element in test.markdown)
+
+
+def test_no_page_lets_data_be_html() -> None:
+
+    for path in Path(tallystick.dashboard.__file__).parent.glob("*.py"):
+        source = path.read_text()
+        assert "unsafe_allow" not in source, path
+        assert "st.html" not in source, path
