@@ -4,6 +4,8 @@ A claim is durable before anything is sent, and so is "being sent", and the outc
 killed at, it knows afterwards what was told and what may have been.
 """
 
+# ruff: noqa: S608 -- what is put into SQL here are columns by name and conditions of query.py; values are bound
+
 from __future__ import annotations
 
 import hashlib
@@ -184,7 +186,10 @@ class Alerting:
         return None
 
     def _price_version(self, where: str, values: list[Any]) -> str | None:
-        sql = f"SELECT max(price_version) FROM units WHERE (trace_id, call_id) IN (SELECT (trace_id, id) FROM calls WHERE {where})"
+        sql = f"""
+            SELECT max(price_version) FROM units
+            WHERE (trace_id, call_id) IN (SELECT (trace_id, id) FROM calls WHERE {where})
+        """
         version: str | None = self._ask(sql, values)[0][0]
         return version
 
@@ -203,12 +208,12 @@ class Alerting:
             self._raised.clear()
 
     def _deliver_due(self, slack: Slack) -> None:
-        """Send, oldest first, what may be sent now; one that has to wait holds up those behind it, so that the order stays."""
+        """Send, oldest first, what may be sent now; one that has to wait holds up those behind it, for the order."""
         if not self.applier.wait_applied(self._upto, APPLIED_S):
             return
         sql = """
-            SELECT alert_id, message, outbox.attempts, not_before, is_ambiguous FROM outbox JOIN alerts ON alerts.id = alert_id
-            ORDER BY raised_at, alert_id
+            SELECT alert_id, message, outbox.attempts, not_before, is_ambiguous
+            FROM outbox JOIN alerts ON alerts.id = alert_id ORDER BY raised_at, alert_id
         """
         for alert, text, attempts, not_before, is_ambiguous in self._ask(sql):
             if self._stopping.is_set() or not_before.replace(tzinfo=UTC) > self.clock():

@@ -1,7 +1,7 @@
 """The applier: one thread that turns the journal into rows, a transaction per group.
 
-It reads the journal's files by position, not a queue in memory, so that it may be behind, be restarted, or live in another
-process than the receiver.
+It reads the journal's files by position, not a queue in memory, so that it may be behind, be restarted, or live in
+another process than the receiver.
 """
 
 from __future__ import annotations
@@ -105,11 +105,14 @@ class Applier:
 
     def _open(self) -> Store:
         store, told = self._open_store()
+        begin = self.journal.start
+        if told is None and store.applied <= begin < self.journal.end:
+            told = f"{store.path} is new; it is rebuilt from the journal"
         if told:
             log.warning("%s", told)
         if store.applied > self.journal.end:
             log.warning("the journal is shorter than what was applied of it; it is read from its beginning")
-            store.applied = Position(1, 0)
+            store.applied = begin
         return store
 
     def _run(self) -> None:
@@ -156,7 +159,7 @@ class Applier:
             self._checkpointed = True
 
     def _apply(self, found: Sequence[Record | Damage], start: Position, upto: Position) -> None:
-        """Store a group; when a row in it cannot be stored, store the halves, down to the one record that is the cause."""
+        """Store a group; when a row in it cannot be stored, its halves, down to the one record that is the cause."""
         group = self._decode(found)
         try:
             self.store.apply(group.batch, upto, group.statements)
@@ -178,7 +181,7 @@ class Applier:
                 continue
             try:
                 self._take(group, record)
-            except Exception as error:  # noqa: BLE001 -- one record that breaks us must not stop the ones behind it
+            except Exception as error:  # one record that breaks us must not stop the ones behind it
                 if not isinstance(error, DecodeError):
                     log.exception("a record of the journal cannot be decoded; it is kept in %s", self.quarantine)
                 self._set_aside(record, f"{type(error).__name__}: {error}")

@@ -1,13 +1,14 @@
-"""Spans become rows: calls, units, attempts and the rest.  Pure but for the price book; docs/spans.md is the contract."""
+"""Spans become rows: calls, units, attempts and the rest.  Pure but for the price book; contract: docs/spans.md."""
 
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
+from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -20,11 +21,15 @@ from tallystick.model.failures import Outcome
 from tallystick.model.receipt import CostStatus, Receipt
 from tallystick.model.usage import Usage
 
+log = logging.getLogger("tallystick.decode")
+
 Price = Callable[..., Receipt]
 Row = dict[str, Any]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
+LATEST_US = 2**63 // 1000
+"""The year 2262, which is as far as OTLP's own times reach."""
 
 COST_MAX = Decimal(1_000_000)
 """USD; what is dearer than this in one response is not a price but a mistake, and does not fit the column."""
@@ -63,8 +68,8 @@ TAKEN = frozenset({
 class Batch:
     """The rows of one transaction, before duplicates are dropped.
 
-    A unit points at its call by (trace_id, call_id).  The sums of a call over its units are made by `settle`, when it is
-    known which units count.
+    A unit points at its call by (trace_id, call_id).  The sums of a call over its units are made by `settle`, when it
+    is known which units count.
     """
 
     calls: list[Row] = field(default_factory=list)
@@ -102,13 +107,26 @@ class Decoder:
                 if received > self.spans_max:
                     reason = "too many spans"
                 if reason is None:
-                    reason = self._take(batch, span, scoped, received_ns)
+                    reason = self._take_guarded(batch, span, scoped, received_ns)
                 if reason is not None:
                     batch.counts[f"rejected:{reason}"] += 1
         batch.counts["received"] += received
         return batch
 
-    def _take(self, batch: Batch, span: Any, scoped: wire.Scoped, received_ns: int) -> str | None:
+    def _take_guarded(self, batch: Batch, span: Any, scoped: wire.Scoped, received_ns: int) -> str | None:
+        """Take a span, or none of it: what we did not foresee in one span must not cost its neighbours."""
+        lists = (batch.calls, batch.units, batch.attempts, batch.spans)
+        sizes = [len(rows) for rows in lists]
+        try:
+            self._take(batch, span, scoped, received_ns)
+        except Exception:
+            log.exception("span %s is not understood and is left out; it stays in the journal", span.span_id.hex())
+            for rows, size in zip(lists, sizes, strict=True):
+                del rows[size:]
+            return "not understood"
+        return None
+
+    def _take(self, batch: Batch, span: Any, scoped: wire.Scoped, received_ns: int) -> None:
         try:
             found = self._memory.attributes(span.attributes)
         except DecodeError:
@@ -123,7 +141,6 @@ class Decoder:
             batch.spans.append(_rest(row, span, found, scoped))
             if (emission := emission_of(scoped.scope, found)) is not None:
                 self._call(batch, dict(row), span, found, scoped, emission)
-        return None
 
     def _call(
         self, batch: Batch, row: Row, span: Any, found: wire.Attributes, scoped: wire.Scoped, emission: Emission
@@ -181,9 +198,11 @@ class Decoder:
             return unknown(f"the span's {names.UNITS} cannot be read")
         params = record.get("params")
         params = {str(key): value for key, value in params.items()} if isinstance(params, dict) else {}
-        for name in ("provider", "model", "usage", "timestamp", "api"):
+        for name in ("provider", "model", "usage", "timestamp", "api", "book"):
             params.pop(name, None)
         at = EPOCH + at_us * MICROSECOND
+        if record.get("estimated") is True:
+            params["estimated"] = True
         try:
             return self.price(provider, model, record.get("usage"), api=record.get("api"), timestamp=at, **params)
         except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
@@ -287,7 +306,7 @@ def _rest(row: Row, span: Any, found: wire.Attributes, scoped: wire.Scoped) -> R
 
 
 def _units(found: wire.Attributes) -> list[Any]:
-    """Return the call's units; one that cannot be read is still a unit, without a price, because a silent zero is worse."""
+    """Return the call's units; one that cannot be read is still a unit, without a price: a silent zero is worse."""
     text = found.get(names.UNITS)
     if text is None:
         return []
@@ -304,7 +323,9 @@ def _unit_of_usage(call: Row, found: wire.Attributes, emission: Emission) -> Row
         "id": found.get(names.RESPONSE_ID),
         "provider": call["provider"],
         "model": call["response_model"] or call["model"],
+        "api": emission.api,
         "usage": emission.usage,
+        "params": {},
     }
 
 
@@ -369,15 +390,7 @@ def _instant(text: Any, default_us: int) -> int:
     """Return an ISO time as microseconds since 1970, ``default_us`` when it is none."""
     try:
         at = datetime.fromisoformat(text)
-        return ((at if at.tzinfo else at.replace(tzinfo=UTC)) - EPOCH) // MICROSECOND
+        at_us = ((at if at.tzinfo else at.replace(tzinfo=UTC)) - EPOCH) // MICROSECOND
     except (TypeError, ValueError, OverflowError):
         return default_us
-
-
-def decimal_or_none(value: Any) -> Decimal | None:
-    """Return an amount that JSON carries as text or number, None when it is none."""
-    try:
-        amount = Decimal(str(value))
-    except InvalidOperation:
-        return None
-    return amount if amount.is_finite() else None
+    return at_us if 0 < at_us < LATEST_US else default_us

@@ -24,7 +24,8 @@ class Emission:
     """Higher wins: ours 40, an SDK's own spans 30, a provider instrumentation 20, a framework 10."""
     provider: str | None = None
     usage: dict[str, Any] | None = None
-    """Counts in our one convention (`tallystick.model.usage`); None for ours, whose units say more."""
+    """Counts as the provider's own API would have said them; None for ours, whose units say more."""
+    api: str | None = None
 
 
 OURS = Emission("tallystick", 40)
@@ -47,12 +48,35 @@ def emission_of(scope: str, found: Attributes) -> Emission | None:
     """Return what a foreign span counted, None when it is not an inference or counted nothing."""
     if found.get(names.OPERATION) not in INFERENCES:
         return None
-    counted = {ours: _count(found.get(theirs)) for ours, theirs in _LATEST.items()}
-    if counted["input_tokens"] is None and counted["output_tokens"] is None:
+    counted = {ours: count for ours, theirs in _LATEST.items() if (count := _count(found.get(theirs))) is not None}
+    if "input_tokens" not in counted and "output_tokens" not in counted:
         return None
-    usage = {name: count for name, count in counted.items() if count is not None}
-    provider = found.get(names.PROVIDER) or found.get("gen_ai.system")
-    return Emission(scope or "unnamed", _precedence(scope), provider if isinstance(provider, str) else None, usage)
+    named = found.get(names.PROVIDER) or found.get("gen_ai.system")
+    provider = named if isinstance(named, str) else None
+    api, usage = _on_the_wire(provider, str(found[names.OPERATION]), counted)
+    return Emission(scope or "unnamed", _precedence(scope), provider, usage, api)
+
+
+def _on_the_wire(provider: str | None, operation: str, counted: dict[str, int]) -> tuple[str, dict[str, Any]]:
+    """Return what the provider's API would have said, because that is what the price book reads."""
+    read, written = counted.get("cache_read_tokens", 0), counted.get("cache_write_tokens", 0)
+    total = counted.get("input_tokens", 0)
+    if total < read + written:  # an emitter that leaves the cache out of the total
+        total += read + written
+    output = counted.get("output_tokens", 0)
+    if provider == "anthropic":
+        return "messages", {
+            "input_tokens": total - read - written,
+            "cache_read_input_tokens": read,
+            "cache_creation_input_tokens": written,
+            "output_tokens": output,
+        }
+    return "embeddings" if operation == "embeddings" else "chat", {
+        "prompt_tokens": total,
+        "completion_tokens": output,
+        "prompt_tokens_details": {"cached_tokens": read} | ({"cache_write_tokens": written} if written else {}),
+        "completion_tokens_details": {"reasoning_tokens": min(counted.get("reasoning_tokens", 0), output)},
+    }
 
 
 _LATEST = {

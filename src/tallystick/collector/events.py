@@ -1,7 +1,7 @@
 """What became of an alert, as records of the journal and as statements that bring the tables up to them.
 
-The journal is the truth: a claim is in it before the message is sent, and the outcome right after, so neither a restart nor
-a rebuild of the tables tells an alert twice.
+The journal is the truth: a claim is in it before the message is sent, and the outcome right after, so neither a restart
+nor a rebuild of the tables tells an alert twice.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What arrives is appended here, synced, and only then acknowledged; everything else can be rebuilt from it.
 
-A journal is a folder of segments (`tallystick.model.segment`), numbered from 1.  Many appends that wait at the same time
+A journal is a folder of segments (`tallystick.model.segment`), numbered from 1.  Appends that wait at the same time
 share one ``fdatasync``: a writer thread takes all of them, writes once, syncs once, and answers all.
 """
 
@@ -209,7 +209,7 @@ class Journal:
     def read(self, start: Position, bytes_max: int = CHUNK_BYTES) -> tuple[list[Record | Damage], Position]:
         """Return what lies behind ``start``, about ``bytes_max`` of it, and the position just behind that.
 
-        A segment that is missing or cut short (somebody's hand, a bad disk) is stepped over; what is left of the journal is read.
+        A segment that is missing or cut short (somebody's hand, a bad disk) is stepped over.
         """
         end = self._end
         if start.segment < end.segment and start.offset >= self._size(start.segment):

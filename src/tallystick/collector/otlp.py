@@ -86,27 +86,32 @@ def from_json(body: bytes) -> tuple[bytes, Counter[str]]:
             scope_message = resource_message.scope_spans.add()
             _parse(_without(scope_spans, "spans"), scope_message, "scopeSpans")
             for span in _objects(scope_spans, "spans"):
+                message = Span()
                 try:
-                    _parse(_with_bytes(span), scope_message.spans.add(), "span")
+                    _parse(_with_bytes(span), message, "span")
                 except MalformedBatchError:
-                    del scope_message.spans[-1]
                     rejected["not decodable"] += 1
+                else:
+                    scope_message.spans.append(message)
     return request.SerializeToString(), rejected
 
 
 def _objects(parent: Any, *keys: str) -> list[Any]:
-    """Return the list of objects under the first of ``keys`` that is there: camelCase as written, snake_case as read."""
+    """Return the list under the first of ``keys`` that is there: camelCase as written, snake_case as also read."""
     if not isinstance(parent, Mapping):
         raise MalformedBatchError(f"{keys[0]} must be in an object, not in {type(parent).__name__}")
     for key in keys:
         if parent.get(key) is not None:
             if not isinstance(parent[key], list):
                 raise MalformedBatchError(f"{key} must be a list, not {type(parent[key]).__name__}")
-            return parent[key]
+            found: list[Any] = parent[key]
+            return found
     return []
 
 
-def _without(parent: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+def _without(parent: Any, *keys: str) -> dict[str, Any]:
+    if not isinstance(parent, Mapping):
+        raise MalformedBatchError(f"an object is wanted, not {type(parent).__name__}")
     return {key: value for key, value in parent.items() if key not in keys}
 
 
@@ -164,8 +169,8 @@ def _varint(value: int) -> bytes:
 
 def _encoded(media: str, message: ExportTraceServiceResponse) -> bytes:
     if media == JSON:
-        return json_format.MessageToJson(message, indent=None).encode()
-    return message.SerializeToString()
+        return str(json_format.MessageToJson(message, indent=None)).encode()
+    return bytes(message.SerializeToString())
 
 
 __all__ = [

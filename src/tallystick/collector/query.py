@@ -1,14 +1,18 @@
 """The questions of docs/api.md: names from an allow-list, values bound, decimals as text."""
 
+# ruff: noqa: S608 -- what is put into SQL here comes from the tables below, never from outside; values are bound
+
 from __future__ import annotations
 
 import base64
 import binascii
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -41,6 +45,8 @@ ROWS_MAX = 10_000
 EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2262, 1, 1, tzinfo=UTC)
 BUCKETS = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1), "day": timedelta(days=1)}
 BUCKETS_MAX = 50_000
+NUMBER = re.compile(r"-?[0-9]{1,16}(\.[0-9]{1,17})?")
+"""What a cursor holds of the order; more digits than a cost, a time or a latency has, do not come from us."""
 
 # The sums that several questions share.
 FIGURES = """
@@ -61,26 +67,29 @@ FIGURES = """
     quantile_cont(latency_ms, 0.95) AS latency_ms_p95
 """
 FIGURE_NAMES = (
-    "calls", "failed", "attempts", "units", "spend_usd", "estimated_usd", "wasted_usd", "unpriced_units", "input_tokens",
-    "cache_read_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", "latency_ms_p50", "latency_ms_p95",
+    "calls", "failed", "attempts", "units", "spend_usd", "estimated_usd", "wasted_usd", "unpriced_units",
+    "input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens",
+    "latency_ms_p50", "latency_ms_p95",
 )  # fmt: skip
 
-# Names in the answer, and where they come from.
-CALL = {
-    "id": "id", "trace_id": "trace_id", "parent_id": "parent_id", "started_at": "started_at", "latency_ms": "latency_ms",
-    "first_chunk_ms": "first_chunk_ms", "operation": "operation", "provider": "provider", "model": "model",
-    "response_model": "response_model", "outcome": "outcome", "error_code": "error_code", "exception": "exception",
-    "stream": "stream", "attempts": "attempts", "units": "units", "cost_usd": "cost_usd", "cost_status": "cost_status",
-    "input_tokens": "input_tokens", "cache_read_tokens": "cache_read_tokens", "cache_write_tokens": "cache_write_tokens",
-    "output_tokens": "output_tokens", "reasoning_tokens": "reasoning_tokens", "service": "service",
-    "environment": "environment", "feature": "feature", "user": "user_id", "session": "session_id", "prompt": "prompt",
-    "key": "key_id", "caller": "caller", "tags": "tags", "finish_reasons": "finish_reasons",
-}  # fmt: skip
+# Names in the answer, and the columns where they come from.
+CALL = {name: COLUMNS.get(name, name) for name in (
+    "id", "trace_id", "parent_id", "started_at", "latency_ms", "first_chunk_ms", "operation", "provider", "model",
+    "response_model", "outcome", "error_code", "exception", "stream", "attempts", "units", "cost_usd", "cost_status",
+    "input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", "service",
+    "environment", "feature", "user", "session", "prompt", "key", "caller", "tags", "finish_reasons",
+)}  # fmt: skip
+UNIT = (
+    "id", "provider", "model", "api", "at", "usage", "params", "estimated", "cost_usd", "cost_status", "price_version",
+    "receipt",
+)  # fmt: skip
+ATTEMPT = ("number", "started_at", "duration_ms", "status", "outcome", "request_id", "retry_after_s")
+ALERT = ("threshold", "spent_usd", "raised_at", "state", "delivered_at", "deliveries", "error")
 ORDERS = {
     "-started_at": ("epoch_us(started_at)", "DESC"),
     "started_at": ("epoch_us(started_at)", "ASC"),
     "-cost_usd": ("coalesce(cost_usd, -1)", "DESC"),
-    "-latency_ms": ("coalesce(latency_ms, -1)", "DESC"),
+    "-latency_ms": ("coalesce(round(latency_ms * 1000)::BIGINT, -1)", "DESC"),
 }
 
 
@@ -121,7 +130,10 @@ def groups(ask: Ask, params: Params, now: datetime) -> Json:
     by = asked.rest.get("by", "model")
     column, values = _dimension(by)
     limit = _integer(asked.rest, "limit", ROWS_MAX, 1, ROWS_MAX)
-    sql = f"SELECT {column} AS key, {FIGURES} FROM calls WHERE {asked.where} GROUP BY 1 ORDER BY spend_usd DESC, calls DESC, key LIMIT {limit}"
+    sql = f"""
+        SELECT {column} AS key, {FIGURES} FROM calls WHERE {asked.where}
+        GROUP BY 1 ORDER BY spend_usd DESC, calls DESC, key LIMIT {limit}
+    """
     rows = ask(sql, [*values, *asked.values])
     return {"by": by, "rows": [_named(("key", *FIGURE_NAMES), row) for row in rows]}
 
@@ -164,15 +176,17 @@ def failures(ask: Ask, params: Params, now: datetime) -> Json:
     """
     attempts = ask(sql, asked.values)
     sql = f"""
-        SELECT count(*) FILTER (outcome = 'ok' AND attempts <= 1)::BIGINT, count(*) FILTER (outcome = 'ok' AND attempts > 1)::BIGINT,
-            count(*) FILTER (outcome <> 'ok')::BIGINT, coalesce(sum(greatest(attempts - 1, 0)), 0)::BIGINT
+        SELECT count(*) FILTER (outcome = 'ok' AND attempts <= 1)::BIGINT,
+            count(*) FILTER (outcome = 'ok' AND attempts > 1)::BIGINT, count(*) FILTER (outcome <> 'ok')::BIGINT,
+            coalesce(sum(greatest(attempts - 1, 0)), 0)::BIGINT
         FROM calls WHERE {asked.where}
     """
     first_try, after_retry, gave_up, extra = ask(sql, asked.values)[0]
     # What passed between the end of an attempt and the start of the next one of the same call.
     sql = f"""
         {tried}, tries AS (
-            SELECT a.retry_after_s, epoch_us(a.started_at) - lag(epoch_us(a.started_at) + coalesce(a.duration_ms, 0) * 1000)
+            SELECT a.retry_after_s, epoch_us(a.started_at)
+                - lag(epoch_us(a.started_at) + coalesce(a.duration_ms, 0) * 1000)
                 OVER (PARTITION BY a.trace_id, a.call_id ORDER BY a.number, a.started_at) AS waited_us
             FROM attempts a JOIN asked ON asked.trace_id = a.trace_id AND asked.id = a.call_id)
         SELECT coalesce(sum(retry_after_s), 0), coalesce(sum(greatest(waited_us, 0)), 0) / 1e6 FROM tries
@@ -225,31 +239,17 @@ def call(ask: Ask, call_id: str) -> Json:
             f"{len(rows) if len(rows) < 6 else 'more than 5'} calls begin with {call_id}: {matches}"
         )
     found = _named(tuple(CALL), rows[0])
-    names = (
-        "id",
-        "provider",
-        "model",
-        "api",
-        "at",
-        "usage",
-        "params",
-        "estimated",
-        "cost_usd",
-        "cost_status",
-        "price_version",
-        "receipt",
-    )
     sql = """
-        SELECT unit_id, provider, model, api, answered_at, usage, params, estimated, cost_usd, cost_status, price_version, receipt
+        SELECT unit_id, provider, model, api, answered_at, usage, params, estimated, cost_usd, cost_status,
+            price_version, receipt
         FROM units WHERE trace_id = ? AND call_id = ? ORDER BY position
     """
-    units = [_named(names, row) for row in ask(sql, [found["trace_id"], found["id"]])]
+    units = [_named(UNIT, row) for row in ask(sql, [found["trace_id"], found["id"]])]
     for unit in units:
         for name in ("usage", "params", "receipt"):
             unit[name] = None if unit[name] is None else json.loads(unit[name])
-    names = ("number", "started_at", "duration_ms", "status", "outcome", "request_id", "retry_after_s")
-    sql = f"SELECT {', '.join(names)} FROM attempts WHERE trace_id = ? AND call_id = ? ORDER BY number, started_at"
-    attempts = [_named(names, row) for row in ask(sql, [found["trace_id"], found["id"]])]
+    sql = f"SELECT {', '.join(ATTEMPT)} FROM attempts WHERE trace_id = ? AND call_id = ? ORDER BY number, started_at"
+    attempts = [_named(ATTEMPT, row) for row in ask(sql, [found["trace_id"], found["id"]])]
     return {"call": found, "units": units, "attempts": attempts}
 
 
@@ -266,34 +266,44 @@ def dimensions(ask: Ask, params: Params, now: datetime) -> Json:
     return {"name": name, "rows": [_named(("value", "calls"), row) for row in ask(sql, [*values, *asked.values])]}
 
 
-ALERT = ("threshold", "spent_usd", "raised_at", "state", "delivered_at", "deliveries", "error")
-
-
 def budgets(ask: Ask, params: Params, now: datetime, configured: Sequence[Budget]) -> Json:
     """Each budget with its current window, spend and alerts."""
     _refuse_unknown(params, ())
-    rows = []
-    for budget in configured:
-        window = window_at(budget, now)
-        spent_usd, unpriced = spent(ask, budget, window.start, window.end)
-        sql = (
-            f"SELECT {', '.join(ALERT)} FROM alerts WHERE budget = ? AND window_start = ? ORDER BY raised_at, threshold"
-        )
-        alerts = ask(sql, [budget.name, _naive(window.start)])
-        rows.append({
-            "name": budget.name, "scope": dict(budget.scope), "limit_usd": _plain(budget.limit_usd), "action": budget.action,
-            "window": {"kind": budget.window, "timezone": budget.timezone, "start": _iso(window.start), "end": _iso(window.end)},
-            "spent_usd": _plain(spent_usd), "share": _plain(round(spent_usd / budget.limit_usd, 6)), "unpriced_units": unpriced,
-            "thresholds": [_plain(share, trim=False) for share in budget.thresholds],
-            "alerts": [_named(ALERT, row) for row in alerts],
-        })  # fmt: skip
-    return {"rows": rows}
+    return {"rows": [_budget(ask, budget, now) for budget in configured]}
+
+
+def _budget(ask: Ask, budget: Budget, now: datetime) -> Json:
+    window = window_at(budget, now)
+    spent_usd, unpriced_units = spent(ask, budget, window.start, window.end)
+    listed = ", ".join(ALERT)
+    sql = f"SELECT {listed} FROM alerts WHERE budget = ? AND window_start = ? ORDER BY raised_at, threshold"
+    raised = ask(sql, [budget.name, _naive(window.start)])
+    return {
+        "name": budget.name,
+        "scope": dict(budget.scope),
+        "limit_usd": _plain(budget.limit_usd),
+        "action": budget.action,
+        "window": {
+            "kind": budget.window,
+            "timezone": budget.timezone,
+            "start": _iso(window.start),
+            "end": _iso(window.end),
+        },
+        "spent_usd": _plain(spent_usd),
+        "share": _plain(round(spent_usd / budget.limit_usd, 6)),
+        "unpriced_units": unpriced_units,
+        "thresholds": [_plain(share, trim=False) for share in budget.thresholds],
+        "alerts": [_named(ALERT, row) for row in raised],
+    }
 
 
 def alerts(ask: Ask, params: Params, now: datetime) -> Json:
     """All alerts of the range, newest first."""
     asked = _range(params, now, filters=False)
-    sql = f"SELECT budget, {', '.join(ALERT)} FROM alerts WHERE raised_at >= ? AND raised_at < ? ORDER BY raised_at DESC, threshold DESC"
+    sql = f"""
+        SELECT budget, {", ".join(ALERT)} FROM alerts WHERE raised_at >= ? AND raised_at < ?
+        ORDER BY raised_at DESC, threshold DESC
+    """
     rows = ask(sql, [_naive(asked.start), _naive(asked.end)])
     return {"rows": [_named(("budget", *ALERT), row) for row in rows]}
 
@@ -309,7 +319,8 @@ def spent(ask: Ask, budget: Budget, start: datetime, end: datetime) -> tuple[Dec
 
 def scope_where(budget: Budget, start: datetime, end: datetime) -> tuple[str, list[Any]]:
     """Return the condition that picks the calls of ``budget`` between two instants, and its values."""
-    where, values = "started_at >= ? AND started_at < ?", [_naive(start), _naive(end)]
+    where = "started_at >= ? AND started_at < ?"
+    values: list[Any] = [_naive(start), _naive(end)]
     for name, value in budget.scope.items():
         column, more = _dimension(name)
         where += f" AND coalesce({column}, '') = ?"
@@ -410,15 +421,15 @@ def _bucket(bucket: str, zone: ZoneInfo, asked: Range) -> tuple[str, list[Any]]:
     changes = list(_offsets(zone, asked))
     whens = "".join(" WHEN started_at < ? THEN to_seconds(?::BIGINT)" for _ in changes[1:])
     values: list[Any] = []
-    for (_, offset), (until, _) in zip(changes, changes[1:], strict=False):
+    for (_, offset), (until, _) in pairwise(changes):
         values += [_naive(until), offset]
-    return f"date_trunc('day', started_at + CASE{whens} ELSE to_seconds(?::BIGINT) END)" if whens else (
-        "date_trunc('day', started_at + to_seconds(?::BIGINT))"
-    ), [*values, changes[-1][1]]
+    values.append(changes[-1][1])
+    shift = f"CASE{whens} ELSE to_seconds(?::BIGINT) END" if whens else "to_seconds(?::BIGINT)"
+    return f"date_trunc('day', started_at + {shift})", values
 
 
 def _offsets(zone: ZoneInfo, asked: Range) -> list[tuple[datetime, int]]:
-    """Return (from, offset from UTC in seconds) for each change of ``zone``'s offset in the range, the first at its start."""
+    """Return (from, offset from UTC in seconds) at the range's start and for each change of it in the range."""
     found = [(asked.start, _offset(asked.start, zone))]
     at = asked.start
     while at < asked.end:
@@ -450,23 +461,23 @@ def _day_start(day: date, zone: ZoneInfo) -> datetime:
 
 
 def _cursor_type(order: str) -> str:
-    return {"-cost_usd": "DECIMAL(18,12)", "-latency_ms": "DOUBLE"}.get(order, "BIGINT")
+    return "DECIMAL(18,12)" if order == "-cost_usd" else "BIGINT"
 
 
 def _closed(row: tuple[Any, ...], order: str) -> str:
-    text = json.dumps([order, str(row[-1]), row[1], row[0]])
+    text = json.dumps([order, format(Decimal(row[-1]), "f"), row[1], row[0]])
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def _opened(cursor: str, order: str) -> list[Any]:
     try:
-        own, value, trace_id, call_id = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        Decimal(value)
-        if own != order or not isinstance(trace_id, str) or not isinstance(call_id, str):
-            raise ValueError(own)
-    except (ValueError, TypeError, ArithmeticError, binascii.Error) as error:
-        raise BadParameterError("cursor is not one that this question gave; begin again without it") from error
-    return [value, trace_id, call_id]
+        opened = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except (ValueError, RecursionError, binascii.Error):
+        opened = None
+    is_ours = isinstance(opened, list) and len(opened) == 4 and all(isinstance(part, str) for part in opened)
+    if not is_ours or opened[0] != order or not NUMBER.fullmatch(opened[1]):
+        raise BadParameterError("cursor is not one that this question gave; begin again without it")
+    return list(opened[1:])
 
 
 # Answers

@@ -102,15 +102,18 @@ class Receiver:
             async for part in request.stream():
                 size += len(part)
                 self.held_bytes += len(part)
-                if size > bytes_max:
-                    raise otlp.TooLargeError(bytes_max)
-                if self.held_bytes > HELD_BYTES_MAX:
-                    raise JournalFullError("too much is arriving at the same time")
+                self._bound(size)
                 parts.append(part)
         except BaseException:
             self.held_bytes -= size
             raise
         return b"".join(parts)
+
+    def _bound(self, size: int) -> None:
+        if size > self.settings.body_bytes_max:
+            raise otlp.TooLargeError(self.settings.body_bytes_max)
+        if self.held_bytes > HELD_BYTES_MAX:
+            raise JournalFullError("too much is arriving at the same time")
 
 
 def _media_for_answer(request: Request) -> str:

@@ -1,4 +1,4 @@
-"""The collector's HTTP: who may ask, and which question is answered by what.  No other web site, and no other host's name."""
+"""The collector's HTTP: who may ask, and what answers which question.  No web page, and nobody under another name."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ RANGED = {
 class Guard:
     """Refuses, before anything is read, what a web page could make a browser send here.
 
-    A name that resolves to loopback is still another site's (DNS rebinding), so the Host must be loopback itself.  A page
-    may POST across sites without asking first, but its browser says so in Origin.
+    A name that resolves to loopback is still another site's (DNS rebinding), so the Host must be loopback itself.  A
+    page may POST across sites without asking first, but its browser says so in Origin.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -98,7 +98,7 @@ class Answers:
 
     async def ranged(self, request: Request) -> Response:
         """Answer one of `RANGED`."""
-        question = RANGED[request.path_params["question"]] if request.path_params["question"] in RANGED else None
+        question = RANGED.get(request.path_params["question"])
         if question is None:
             known = ", ".join([*RANGED, "budgets", "ledger", "calls/ID"])
             return _error(404, "not_found", f"there is no such question; there are {known}")
@@ -182,15 +182,15 @@ def application(receiver: Receiver, answers: Answers) -> ASGIApp:
     ))  # fmt: skip
 
 
-async def _not_found(request: Request, error: Exception) -> Response:
+async def _not_found(request: Request, _: Exception) -> Response:
     return _error(404, "not_found", f"nothing is at {request.url.path[:200]}; see docs/api.md")
 
 
-async def _not_allowed(request: Request, error: Exception) -> Response:
+async def _not_allowed(request: Request, _: Exception) -> Response:
     return _error(405, "method_not_allowed", f"{request.method[:16]} is not answered at {request.url.path[:200]}")
 
 
-async def _broken(request: Request, error: Exception) -> Response:
+async def _broken(_request: Request, _: Exception) -> Response:
     return _error(500, "fault", "a fault of tallystick's own; its traceback is in the collector's log")
 
 

@@ -128,7 +128,8 @@ async def _until_signal(service: Service) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, service.stop)
-    print(f"tallystick: collector at http://{service.address}, data in {service.settings.collector.data}", flush=True)  # noqa: T201
+    told = f"tallystick: collector at http://{service.address}, data in {service.settings.collector.data}"
+    print(told, flush=True)  # noqa: T201 -- a command's own voice
     await service.serve()
 
 

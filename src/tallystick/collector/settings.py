@@ -73,7 +73,7 @@ class CollectorSettings(_Table):
     )
     spool: Path = Field(
         default_factory=lambda: spool_dir(os.environ),
-        description="Where apps leave their segments; those of dead processes are adopted. Default: TALLYSTICK_SPOOL, else XDG's.",
+        description="Where apps leave their segments; a dead app's are adopted. Default: TALLYSTICK_SPOOL, else XDG's.",
     )
     body_bytes_max: int = Field(
         default=16 * MIB,
@@ -199,7 +199,8 @@ def _check_shape(path: Path, file: Mapping[str, Any]) -> None:
 
 def _table(path: Path, kind: type[Table], name: str, file: Mapping[str, Any], given: Mapping[str, Any]) -> Table:
     try:
-        return kind(**{FROM_FILE: file}, **given)
+        values: dict[str, Any] = {FROM_FILE: file, **given}
+        return kind(**values)
     except ValidationError as error:
         first = _first(error)
         key = str(first["loc"][0])

@@ -1,6 +1,6 @@
 """The DuckDB file, a view of the journal that can be rebuilt; the only file that knows duckdb.
 
-One thread writes (`Store.apply`), any number ask (`Store.ask`), each with a cursor of its own.  Written for duckdb 1.5.5 and
+One thread writes (`Store.apply`), any number ask (`Store.ask`), each with its own cursor.  Written for duckdb 1.5.5 and
 2.x: results are always fetched whole, because in 2.0 an unfinished result owns its connection.
 """
 
@@ -219,6 +219,7 @@ class Store:
         for key, stored in self._stored_units(suspects).items():
             if _rank(best[key]) > stored:
                 self._supersede(key)
+                batch.counts["duplicate_units"] += 1
             else:
                 del best[key]
         kept = [
@@ -241,7 +242,7 @@ class Store:
         """
         rows = self._writer.execute(sql, [[unit_id for _, unit_id in keys]]).fetchall()
         wanted = set(keys)
-        return {(provider, unit_id): tuple(rank) for provider, unit_id, *rank in rows if (provider, unit_id) in wanted}  # type: ignore[misc]
+        return {(provider, unit_id): tuple(rank) for provider, unit_id, *rank in rows if (provider, unit_id) in wanted}
 
     def _supersede(self, key: tuple[str, str]) -> None:
         """Remove a stored unit that a better one replaces, and mend the call that it was counted in."""
@@ -304,19 +305,25 @@ def open_or_set_aside(
     The second value is what was done, in one line, or None.  Raises StoreTooNewError, which moving would not mend.
     """
     existed = path.exists()
+    wal = path.with_name(path.name + ".wal")
+    if not existed and wal.exists():  # it belongs to a file that is gone
+        wal.rename(_beside(aside, wal))
     try:
         return Store(path, memory_limit_mb, query_timeout_s), None
     except (duckdb.Error, StoreBrokenError, KeyError, IndexError, ValueError) as error:
         if not existed:
             raise StoreError(f"cannot make {path}: {_first_line(error)}") from error
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        for part in (path, path.with_name(path.name + ".wal")):
+        for part in (path, wal):
             if part.exists():
-                part.rename(aside / f"{stamp}-{part.name}")
+                part.rename(_beside(aside, part))
         told = (
             f"{path.name} does not open ({_first_line(error)}); it was moved to {aside} and is rebuilt from the journal"
         )
         return Store(path, memory_limit_mb, query_timeout_s), told
+
+
+def _beside(aside: Path, path: Path) -> Path:
+    return aside / f"{time.time_ns()}-{path.name}"
 
 
 def _open(path: Path, memory_limit_mb: int) -> duckdb.DuckDBPyConnection:

@@ -1,0 +1,153 @@
+"""Budgets: an alert is raised once, told once, and neither a kill nor an outage of Slack changes that."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from fakes.collector import Running, collector_process, kill, otlp_call, running_collector, until
+from fakes.slack import FakeSlack, running_slack
+
+USAGE = {"input_tokens": 1200, "output_tokens": 350}  # 0.00885 USD
+CENTS = {"input_tokens": 0, "output_tokens": 100_000}  # 1.5 USD
+
+
+def config(slack: FakeSlack | None, **budget: Any) -> str:
+    keys = {"name": "'chat'", "limit_usd": 10, "scope": "{ feature = 'chat' }", "window": "'month'", **budget}
+    url = f"slack_webhook_url = '{slack.url}'" if slack else ""
+    lines = ["[alerts]", "every_ms = 20", url, "[[budget]]", *(f"{key} = {value}" for key, value in keys.items())]
+    return "\n".join(lines)
+
+
+def spend(running: Running, times: int = 1, **attributes: Any) -> None:
+    running.send(*(otlp_call(usage=CENTS, tallystick__feature="chat", **attributes) for _ in range(times)))
+
+
+def states(running: Running) -> list[tuple[str, str]]:
+    (budget,) = running.ask("budgets")["rows"]
+    return [(alert["threshold"], alert["state"]) for alert in budget["alerts"]]
+
+
+def test_thresholds_are_told_once_each_in_order(tmp_path: Path) -> None:
+    with running_slack() as slack, running_collector(tmp_path, config(slack)) as running:
+        spend(running, 3)
+        running.send(otlp_call(usage=CENTS))  # of no feature: not in scope
+        assert states(running) == []
+        spend(running, 1)
+        until(lambda: states(running) == [("0.5", "delivered")], "no first alert")
+        spend(running, 2, user__id="u1")
+        until(lambda: states(running) == [("0.5", "delivered"), ("0.8", "delivered")], "no second alert")
+        spend(running, 10)
+        until(lambda: len(states(running)) == 3 and states(running)[2] == ("1.0", "delivered"), "no third alert")
+        messages = slack.wait_for(3)
+        (budget,) = running.ask("budgets")["rows"]
+        alerts = running.ask("alerts")["rows"]
+        time.sleep(0.3)
+        assert len(slack.messages) == 3
+
+    texts = [message["text"] for message in messages]
+    assert ["60 %" in texts[0], "90 %" in texts[1], "240 %" in texts[2]] == [True, True, True]
+    assert "u1" in str(messages[1]["blocks"])
+    assert (budget["limit_usd"], budget["spent_usd"], budget["share"]) == ("10", "24", "2.4")
+    assert budget["thresholds"] == ["0.5", "0.8", "1.0"]
+    assert (budget["scope"], budget["action"]) == ({"feature": "chat"}, "alert")
+    assert (budget["window"]["kind"], budget["window"]["timezone"]) == ("month", "UTC")
+    assert [alert["threshold"] for alert in alerts] == ["1.0", "0.8", "0.5"]
+    assert {alert["budget"] for alert in alerts} == {"chat"}
+    assert all(alert["deliveries"] == 1 and alert["delivered_at"] and alert["error"] is None for alert in alerts)
+
+
+def test_a_restart_and_a_rebuild_tell_nothing_again(tmp_path: Path) -> None:
+    with running_slack() as slack:
+        with running_collector(tmp_path, config(slack)) as running:
+            spend(running, 4)
+            until(lambda: states(running) == [("0.5", "delivered")], "no alert")
+        with running_collector(tmp_path, config(slack)) as running:
+            spend(running)
+            assert states(running) == [("0.5", "delivered")]
+        for part in (tmp_path / "data").glob("tallystick.duckdb*"):
+            part.unlink()
+        with running_collector(tmp_path, config(slack)) as running:
+            running.settle()
+            assert states(running) == [("0.5", "delivered")]
+            spend(running, 2)
+            until(lambda: len(states(running)) == 2, "no second alert")
+            slack.wait_for(2)
+        time.sleep(0.2)
+        assert len(slack.messages) == 2
+
+
+def test_alerts_outlive_an_outage_of_slack_and_a_kill(tmp_path: Path) -> None:
+    with running_slack(*["503:1"] * 3, *["reset"] * 3) as slack:
+        with collector_process(tmp_path, config(slack)) as running:
+            for raised, times in enumerate((4, 2), start=1):
+                spend(running, times)
+                until(lambda raised=raised: len(states(running)) == raised, "a threshold was passed")
+            until(lambda: len(slack.tries) >= 1, "nothing was tried")
+            assert {state for _, state in states(running)} == {"pending"}
+            kill(running)
+        slack.play()
+        with collector_process(tmp_path, config(slack)) as running:
+            spend(running, 1)
+            until(lambda: [state for _, state in states(running)] == ["delivered"] * 3, "not all were delivered")
+        messages = slack.wait_for(3)
+
+    assert len(messages) == 3
+    assert [share in message["text"] for share, message in zip(("60 %", "90 %", "105 %"), messages, strict=True)] == [
+        True
+    ] * 3
+
+
+def test_an_answer_that_was_lost_is_repeated_once_and_marked(tmp_path: Path) -> None:
+    with running_slack("lost", "ok") as slack, running_collector(tmp_path, config(slack)) as running:
+        spend(running, 4)
+        until(lambda: states(running) == [("0.5", "delivered")], "no alert")
+        first, second = slack.wait_for(2)
+        (budget,) = running.ask("budgets")["rows"]
+
+    assert "repeated" not in first["text"]
+    assert second["text"] == f"{first['text']} (repeated: the first answer was lost)"
+    assert budget["alerts"][0]["deliveries"] == 2
+
+
+def test_a_kill_between_sending_and_the_answer_marks_the_repeat(tmp_path: Path) -> None:
+    with running_slack("hang") as slack:
+        with collector_process(tmp_path, config(slack)) as running:
+            spend(running, 4)
+            until(lambda: len(slack.tries) == 1, "nothing was sent")
+            kill(running)
+        with collector_process(tmp_path, config(slack)) as running:
+            until(lambda: states(running) == [("0.5", "delivered")], "no alert")
+        (message,) = slack.wait_for(1)
+
+    assert "repeated" in message["text"]
+
+
+def test_a_refusal_is_shown_and_not_tried_again(tmp_path: Path) -> None:
+    with running_slack("410") as slack, running_collector(tmp_path, config(slack)) as running:
+        spend(running, 4)
+        until(lambda: states(running) == [("0.5", "refused")], "no refusal")
+        (alert,) = running.ask("alerts")["rows"]
+        time.sleep(0.2)
+
+        assert len(slack.tries) == 1
+        assert "410" in alert["error"]
+        assert slack.url not in str(alert)
+
+
+def test_without_a_channel_an_alert_is_shown(tmp_path: Path) -> None:
+    with running_collector(tmp_path, config(None)) as running:
+        spend(running, 4)
+        until(lambda: states(running) == [("0.5", "unsent")], "no alert")
+
+
+def test_a_hanging_slack_does_not_hold_up_ingest(tmp_path: Path) -> None:
+    with running_slack("hang") as slack, collector_process(tmp_path, config(slack)) as running:
+        spend(running, 4)
+        until(lambda: len(slack.tries) == 1, "nothing was sent")
+        begun = time.monotonic()
+        spend(running, 1)
+
+        assert time.monotonic() - begun < 5
+        assert running.request("GET", "/healthz")[0] == 200
