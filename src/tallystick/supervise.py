@@ -84,6 +84,9 @@ class _Running:
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
         self._lines: deque[str] = deque(maxlen=40)
+        self._lock = threading.Lock()
+        self._is_missed = False
+        """It crashed, was started again, and has not served since."""
 
     @property
     def pid(self) -> int:
@@ -113,15 +116,24 @@ class _Running:
         with output:
             for raw in output:
                 line = raw.decode(errors="replace").rstrip()
-                self._lines.append(line)
-                if self.was_healthy and line and not line.startswith(GREETINGS):
-                    self._say(f"{self.part.name:>9} | {line.removeprefix('tallystick: ')}")
+                with self._lock:
+                    self._lines.append(line)
+                    if self.was_healthy:
+                        self._pass_on(line)
+
+    def _pass_on(self, line: str) -> None:
+        if line and not line.startswith(GREETINGS):
+            self._say(f"{self.part.name:>9} | {line.removeprefix('tallystick: ')}")
 
     def is_healthy(self) -> bool:
         """Tell whether the process answers its health question with 200."""
         if self._process is None or self._process.poll() is not None or not _answers(self.part):
             return False
-        self.was_healthy = True
+        with self._lock:
+            if not self.was_healthy:
+                self.was_healthy = True
+                for line in self._lines:  # held back until now: of a part that fails only the last one matters
+                    self._pass_on(line)
         return True
 
     def tick(self) -> None:
@@ -133,6 +145,9 @@ class _Running:
         code = self._process.poll() if self._process else None
         if code is not None:
             self._ended(code)
+        elif self._is_missed and self.is_healthy():
+            self._is_missed = False
+            self._say(f"tallystick: the {self.part.name} serves again")
 
     def _ended(self, code: int) -> None:
         self._join_reader()
@@ -147,6 +162,7 @@ class _Running:
         self._failures = 0 if time.monotonic() - self.started_at > STEADY_S else self._failures
         pause_s = BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)]
         self._failures += 1
+        self._is_missed = True
         self.due_at = time.monotonic() + pause_s
         self._say(f"tallystick: the {self.part.name} {_how(code)}; starting it again in {pause_s:g} s")
 
