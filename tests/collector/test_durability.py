@@ -253,9 +253,9 @@ def test_everything_in_the_folder_is_for_its_owner_only(tmp_path: Path) -> None:
 
 def orphan(spool: Path, *records: bytes) -> Path:
     spool.mkdir(mode=0o700, exist_ok=True)
-    path = spool / f"{len(list(spool.iterdir())):020d}-1-abcd.tly"
-    path.write_bytes(b"".join(records))
-    return path
+    path = spool / f"{time.time_ns():020d}-1-abcd.tly"
+    path.with_suffix(".new").write_bytes(b"".join(records))
+    return path.with_suffix(".new").rename(path)
 
 
 def record_of(**call: Any) -> bytes:
