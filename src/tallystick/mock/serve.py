@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import struct
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
@@ -63,6 +66,14 @@ class Protocol(H11Protocol):
         self.app = app
 
 
+class _Server(uvicorn.Server):
+    """Leaves signals to us: uvicorn would raise them again at its end, and Ctrl-C would be a failure."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
 class MockServer:
     """The mock on 127.0.0.1:``port``; 0 takes a free one.  Raises PortTakenError when somebody else has it."""
 
@@ -77,7 +88,7 @@ class MockServer:
             self._socket.close()
             raise PortTakenError(HOST, port) from error
         self.port = int(self._socket.getsockname()[1])
-        self._server = uvicorn.Server(
+        self._server = _Server(
             uvicorn.Config(
                 make_app(self.state),
                 http=Protocol,
@@ -107,11 +118,20 @@ class MockServer:
         return f"{self.url}/openai/v1"
 
     def run(self) -> None:
-        """Serve in this thread until a signal ends it."""
+        """Serve in this thread until `stop`, or until SIGINT or SIGTERM when this is the main thread."""
         try:
-            asyncio.run(self._server.serve(sockets=[self._socket]))
+            asyncio.run(self._serve())
         finally:
             self._socket.close()
+
+    async def _serve(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, self._end)
+        await self._server.serve(sockets=[self._socket])
+
+    def _end(self) -> None:
+        self._server.should_exit = True
 
     def start(self) -> None:
         """Serve in a thread of its own; return when it answers."""
@@ -126,6 +146,6 @@ class MockServer:
 
     def stop(self) -> None:
         """End the thread's server and wait for it."""
-        self._server.should_exit = True
+        self._end()
         if self._thread:
             self._thread.join(STOP_S_MAX)
