@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help setup demo once test check format bench clean
+.PHONY: help setup demo once test check format matrix bench clean
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
 
@@ -47,8 +47,11 @@ check: setup ## lint, types, import contracts
 format: setup ## let ruff mend what it can
 	@$(VENV)/bin/ruff check --fix . ; $(VENV)/bin/ruff format .
 
+matrix: setup ## the instrumentation over six lines of SDK versions (LINES="L1 L6" for some)
+	@$(PY) tests/matrix.py $(LINES)
+
 bench: setup ## the benchmarks; reported, never gated
 	@for b in bench/*.py; do echo "==> $$b"; $(PY) $$b; done
 
 clean: ## remove what setup made
-	rm -rf $(VENV) dist artifacts
+	rm -rf $(VENV) .matrix dist artifacts

@@ -14,7 +14,8 @@ def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the test away from the user's folders, collector and proxies."""
     monkeypatch.setenv("TALLYSTICK_SPOOL", str(tmp_path / "spool"))
     monkeypatch.setenv("TALLYSTICK_DATA", str(tmp_path / "data"))
-    for name in ("TALLYSTICK_COLLECTOR", "TALLYSTICK_PROVIDERS", "OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES"):
+    others = ("COLLECTOR", "PROVIDERS", "PRICES", "ENVIRONMENT")
+    for name in ("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", *(f"TALLYSTICK_{other}" for other in others)):
         monkeypatch.delenv(name, raising=False)
 
 

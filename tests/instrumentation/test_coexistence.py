@@ -29,7 +29,7 @@ from tallystick.instrumentation import _call, _hooks
 
 GPT, CLAUDE = "gpt-4o-mini", "claude-haiku-4-5"
 HELLO: Any = [{"role": "user", "content": "Where is my parcel?"}]
-PATCHED = [
+PATCHED: list[tuple[Any, str]] = [
     (openai._base_client.SyncAPIClient, "request"),
     (openai._base_client.AsyncAPIClient, "request"),
     (openai._base_client.SyncAPIClient, "_process_response"),
@@ -40,8 +40,9 @@ PATCHED = [
     (anthropic._base_client.AsyncAPIClient, "request"),
     (anthropic._base_client.SyncAPIClient, "_process_response"),
     (anthropic._base_client.AsyncAPIClient, "_process_response"),
-    (anthropic._base_client, "start_api_call_span"),
 ]
+if hasattr(anthropic._base_client, "start_api_call_span"):  # since 1.14
+    PATCHED.append((anthropic._base_client, "start_api_call_span"))
 
 
 def chat(client: Any) -> Any:
@@ -174,6 +175,7 @@ def test_what_the_app_samples_away_is_on_the_ledger(own_provider: Any, ledger: A
 
 
 def test_anthropics_own_span_is_replaced_by_ours(own_provider: Any, ledger: Any, provider: Provider) -> None:
+    assert anthropic._base_client.start_api_call_span, "this SDK makes spans of its own"
     exporter = own_provider(TracerProvider())
     with anthropic.Anthropic(base_url=provider.anthropic_url, api_key="k") as client:
         message(client)
@@ -223,9 +225,9 @@ def test_many_threads_each_call_once(ledger: Any, oai: Any, provider: Provider) 
 
 
 OURS = [
-    (_hooks, "route_of"), (_hooks, "caller"), (_hooks, "current_tags"), (_hooks, "provider_of"), (_hooks, "current_call"),
-    (_hooks, "wants_usage"), (_hooks.Hooks, "_told"), (_call, "read_body"), (_call, "price_unit"), (_call, "tap"),
-    (_call, "unit_attributes"), (_call, "stream_reader"), (_call.Call, "answered"), (_call.Call, "_over"),
+    (_hooks, "route_of"), (_hooks, "caller"), (_hooks, "current_tags"), (_hooks, "provider_of"),
+    (_hooks, "current_call"), (_hooks, "wants_usage"), (_hooks.Hooks, "_told"), (_call, "read_body"),
+    (_call, "price_unit"), (_call, "tap"), (_call, "unit_attributes"), (_call, "stream_reader"), (_call.Call, "answered"), (_call.Call, "_over"),
     (_call.Call, "returned"), (_call.Call, "failed"), (_call.Call, "_take"),
 ]  # fmt: skip
 

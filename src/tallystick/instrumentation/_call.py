@@ -15,6 +15,7 @@ from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 from opentelemetry.trace import set_span_in_context
 
+from tallystick.errors import BudgetExceededError, RequestTooLargeError
 from tallystick.instrumentation._attempts import CALL_KEY, outcome_of_transport
 from tallystick.instrumentation._guard import guard
 from tallystick.instrumentation._include_usage import HIDE
@@ -36,8 +37,6 @@ _BY_CLASS = {
     "APIResponseValidationError": Outcome.INVALID_OUTPUT,
     "LengthFinishReasonError": Outcome.TRUNCATED,
     "ContentFilterFinishReasonError": Outcome.REFUSAL,
-    "BudgetExceededError": Outcome.BUDGET_BLOCKED,
-    "RequestTooLargeError": Outcome.BUDGET_BLOCKED,
 }
 
 _REQUEST_ATTRIBUTES = {
@@ -233,6 +232,8 @@ def _outcome_of_error(error: BaseException) -> tuple[Outcome, str | None]:
     """
     if isinstance(error, asyncio.CancelledError | KeyboardInterrupt | GeneratorExit | SystemExit):
         return Outcome.CANCELLED, None
+    if isinstance(error, BudgetExceededError | RequestTooLargeError):  # anthropic 0.62 to 2.0 has the second name, too
+        return Outcome.BUDGET_BLOCKED, None
     name = type(error).__name__
     if name in _BY_CLASS:
         return _BY_CLASS[name], None

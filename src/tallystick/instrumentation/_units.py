@@ -77,6 +77,9 @@ class Place:
 
 def _told(answer: Answer, request: Mapping[str, Any]) -> dict[str, Any]:
     told: dict[str, Any] = {}
+    asked_model = request.get("model")
+    if isinstance(asked_model, str) and asked_model != answer.model:  # Bedrock's answer hides the region of its price
+        told["request_model"] = asked_model
     if answer.service_tier is not None:
         told["service_tier"] = answer.service_tier
     if isinstance(asked := request.get("service_tier"), str):  # the SDKs' "not given" is an object of their own
