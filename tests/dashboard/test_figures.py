@@ -43,6 +43,28 @@ def test_without_calls_before_there_is_no_difference(label: str) -> None:
     assert tile(label, TOTALS, NONE).difference is None
 
 
+def test_a_period_in_which_the_ledger_began_is_no_base_for_sums_but_for_rates() -> None:
+    tiles = figures.tiles(TOTALS, {**TOTALS, "calls": 10, "failed": 1}, DAY, whole=False)
+
+    assert [tile.difference for tile in tiles] == [None, None, "-5.0 pt", None, None]
+    assert tiles[0].versus == "prior 24 h incomplete"
+
+
+@pytest.mark.parametrize(
+    ("first", "within"),
+    [
+        pytest.param(None, False, id="no-call-at-all"),
+        pytest.param("2026-11-01T00:00:00Z", False, id="long-before"),
+        pytest.param("2026-11-20T00:30:00Z", False, id="at-its-edge"),
+        pytest.param("2026-11-20T09:00:00Z", True, id="well-within"),
+    ],
+)
+def test_a_period_is_whole_unless_the_ledger_began_well_within_it(first: str | None, within: bool) -> None:
+    before = {"start": "2026-11-20T00:00:00Z", "end": "2026-11-21T00:00:00Z"}
+
+    assert figures.begins_within(first, before) is within
+
+
 def test_failed_is_compared_by_rate_in_points_not_by_count() -> None:
     failed = tile("Failed", {**TOTALS, "calls": 200, "failed": 10}, {**TOTALS, "calls": 100, "failed": 7})
 

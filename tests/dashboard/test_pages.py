@@ -54,6 +54,25 @@ def test_spend_tells_the_collectors_figures(open_page: Open, answers: Answers) -
     assert tile(page, "Unpriced responses") == str(told["unpriced_units"])
 
 
+@pytest.mark.parametrize(
+    ("hours_ago", "difference"),
+    [
+        pytest.param([1, 2, 30], "prior 24 h incomplete", id="the-ledger-began-in-it"),
+        pytest.param([1, 2, 30, 24 * 40], "+100 %", id="the-ledger-is-older"),
+        pytest.param([1, 2, 24 * 40], "none in the prior 24 h", id="it-was-silent"),
+    ],
+)
+def test_spend_is_compared_only_with_a_whole_period(
+    hours_ago: list[int], difference: str, open_page: Open, answers: Answers
+) -> None:
+    now = datetime.now(UTC)
+    answers.calls = [call(number, now - timedelta(hours=hours)) for number, hours in enumerate(hours_ago, 1)]
+
+    page = open_page()
+
+    assert page.metric[0].delta == difference
+
+
 def test_spend_has_a_row_for_each_model_and_says_which_has_no_price(open_page: Open) -> None:
     table = open_page().dataframe[0].value
 

@@ -44,7 +44,7 @@ def _body(shown: View) -> None:
 
 def _path(call: str) -> str:
     """Return the id as a path segment; an id has nothing but hex digits, so all else is taken out."""
-    return "".join(sign for sign in call.lower() if sign in "0123456789abcdef")[:32] or "0"
+    return "".join(sign for sign in call.lower() if sign in "0123456789abcdef")[:16] or "0"
 
 
 def _head(row: Mapping[str, Any], shown: View) -> None:

@@ -29,10 +29,10 @@ def _epoch_ms(at: datetime) -> int:
 
 
 def _time_scale(view: View) -> alt.Scale:
-    edges = [_epoch_ms(wall(at, view.zone)) for at in (view.start, view.end)]
-    # The first bucket begins before the range does; its bar is drawn whole.
-    edges[0] -= edges[0] % int(BUCKETS[view.bucket].total_seconds() * 1000)
-    return alt.Scale(type="utc", domain=edges, nice=False)
+    start, end = (_epoch_ms(wall(at, view.zone)) for at in (view.start, view.end))
+    # The first and the last bucket reach over the range; their bars are drawn whole.
+    size = int(BUCKETS[view.bucket].total_seconds() * 1000)
+    return alt.Scale(type="utc", domain=[start - start % size, end + -end % size], nice=False)
 
 
 def stacked(stack: Stack, view: View, palette: Palette, by: str, measure: Measure = "spend_usd") -> alt.LayerChart:
@@ -97,7 +97,9 @@ def _colour(stack: Stack, dimension: str, palette: Palette, drawn: set[str]) -> 
     bound = dict(zip(apart, palette.colours(dimension, apart), strict=True))
     domain = [name for name in stack.series if name in drawn]
     colours = [REST_COLOUR if name in (words.NONE, stack.rest) else bound[name] for name in domain]
-    legend = alt.Legend(orient="top", title=None, labelLimit=220, symbolType="square", columns=FITTING)
+    legend = alt.Legend(
+        orient="top", title=None, labelLimit=alt.expr("width < 480 ? 130 : 220"), symbolType="square", columns=FITTING
+    )
     return alt.Color("series:N", scale=alt.Scale(domain=domain, range=colours), legend=legend)
 
 

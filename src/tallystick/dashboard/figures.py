@@ -36,33 +36,51 @@ class Tile:
     """Whether less is better; a difference in spend is neither good nor bad."""
 
 
-def tiles(now: Answer, before: Answer, length: timedelta) -> list[Tile]:
-    """Return the five tiles: spend, calls, failed, wasted, and what the spend does not contain."""
+def tiles(now: Answer, before: Answer, length: timedelta, *, whole: bool = True) -> list[Tile]:
+    """Return the five tiles: spend, calls, failed, wasted, and what the spend does not contain.
+
+    ``whole`` is False when the ledger began within the period before: sums are then not compared, rates still are.
+    """
     period = words.span(length)
-    return [_spend(now, before, period), _calls(now, before, period), *_faults(now, before), _unsure(now)]
+    return [
+        _spend(now, before, period, whole),
+        _calls(now, before, period, whole),
+        *_faults(now, before, whole),
+        _unsure(now),
+    ]
 
 
-def _spend(now: Answer, before: Answer, period: str) -> Tile:
+def begins_within(first_call_at: str | None, before: Answer) -> bool:
+    """Tell whether the ledger's very first call lies well within the period ``before``, so that it is not whole."""
+    if first_call_at is None:
+        return False
+    start, end = datetime.fromisoformat(before["start"]), datetime.fromisoformat(before["end"])
+    return datetime.fromisoformat(first_call_at) > start + (end - start) / 20
+
+
+def _spend(now: Answer, before: Answer, period: str, whole: bool) -> Tile:
     shown = words.spend(now["spend_usd"], now["units"], now["unpriced_units"])
     difference = words.change(Decimal(now["spend_usd"] or 0), Decimal(before["spend_usd"] or 0))
     if not before["calls"]:
         return Tile(label="Spend", value=shown, versus=f"none in the prior {period}")
+    if not whole:
+        return Tile(label="Spend", value=shown, versus=f"prior {period} incomplete")
     if difference is None:
         return Tile(label="Spend", value=shown, versus=f"$0 in the prior {period}")
     return Tile(label="Spend", value=shown, difference=difference, versus=f"vs prior {period}")
 
 
-def _calls(now: Answer, before: Answer, period: str) -> Tile:
+def _calls(now: Answer, before: Answer, period: str, whole: bool) -> Tile:
+    shown = words.count(now["calls"])
     difference = words.change(now["calls"], before["calls"])
-    return Tile(
-        label="Calls",
-        value=words.count(now["calls"]),
-        difference=difference,
-        versus=f"vs prior {period}" if difference else f"none in the prior {period}",
-    )
+    if difference is None:
+        return Tile(label="Calls", value=shown, versus=f"none in the prior {period}")
+    if not whole:
+        return Tile(label="Calls", value=shown, versus=f"prior {period} incomplete")
+    return Tile(label="Calls", value=shown, difference=difference, versus=f"vs prior {period}")
 
 
-def _faults(now: Answer, before: Answer) -> tuple[Tile, Tile]:
+def _faults(now: Answer, before: Answer, whole: bool) -> tuple[Tile, Tile]:
     failed, wasted = Decimal(now["failed"]), Decimal(now["wasted_usd"] or 0)
     rate = failed / now["calls"] if now["calls"] else Decimal(0)
     difference = None
@@ -80,7 +98,7 @@ def _faults(now: Answer, before: Answer) -> tuple[Tile, Tile]:
         Tile(
             label="Wasted",
             value=words.usd(wasted),
-            difference=words.change(wasted, Decimal(before["wasted_usd"] or 0)),
+            difference=words.change(wasted, Decimal(before["wasted_usd"] or 0)) if whole else None,
             versus=f"{words.percent(wasted / spent)} of spend" if spent else "on failed calls",
             good="down",
         ),
@@ -409,11 +427,11 @@ def price_line(ledger: Answer) -> str:
     return f"prices of {words.clean(str(prices['version']), 60)}{told}"
 
 
-def scope(filters: Mapping[str, str]) -> str:
+def scope(filters: Mapping[str, object]) -> str:
     """Return what a budget covers, in words."""
     if not filters:
         return "all calls"
-    return ", ".join(f"{words.clean(name)} = {words.clean(value)}" for name, value in filters.items())
+    return ", ".join(f"{words.clean(name)} = {words.clean(str(value))}" for name, value in filters.items())
 
 
 def chosen(view: View) -> list[tuple[str, str]]:

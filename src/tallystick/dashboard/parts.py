@@ -23,6 +23,8 @@ REFRESH_S = 3.0
 """How often a page asks again, in seconds."""
 IN_POPOVER = ("model", "provider", "feature", "user", "service", "environment", "outcome", "cost_status")
 
+MAY_BE_MISSING = ("feature", "user", "environment")
+
 
 def collector() -> Collector:
     """Return the collector that the pages ask."""
@@ -197,7 +199,8 @@ def _values(shown: View, name: str) -> list[str]:
         return ["failed", *(outcome.value for outcome in Outcome)]
     range_only = {key: value for key, value in shown.question().items() if key in ("start", "end")}
     rows = collector().ask("dimensions", {**range_only, "name": name})["rows"]
-    return [row["value"] or "" for row in rows]
+    # The empty value is "without one", which the collector does not list.
+    return [*(row["value"] for row in rows if row["value"]), *([""] if name in MAY_BE_MISSING else [])]
 
 
 def _chips(shown: View) -> None:

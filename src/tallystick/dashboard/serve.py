@@ -6,6 +6,7 @@ import errno
 import ipaddress
 import os
 import socket
+from importlib import import_module
 from pathlib import Path
 
 from tallystick.dashboard.theme import THEME
@@ -29,6 +30,8 @@ def run(*, collector: str, host: str, port: int) -> int:
     os.environ["TALLYSTICK_COLLECTOR"] = collector
     from streamlit import App
 
+    for page in ("spend", "failures", "calls", "budgets"):  # so that the first viewer does not wait for imports
+        import_module(f"tallystick.dashboard.{page}")
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     print(f"Dashboard at {address} (asks the collector at {collector})", flush=True)  # noqa: T201 -- the command's own voice
     App(Path(__file__).with_name("app.py")).run(config=flags(host, port))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import streamlit as st
 
-from tallystick.dashboard import charts, figures, frames, pages, parts, words
+from tallystick.dashboard import charts, figures, frames, pages, parts, view, words
 from tallystick.dashboard.view import View
 
 DEAREST = 6
@@ -27,13 +27,14 @@ def _body(shown: View) -> None:
         parts.footer(ledger, shown)
         return
     before = ask("totals", shown.question_before())
+    whole = not _began_in(before)
+    # First, because they are what the page is opened for.
+    parts.tiles(figures.tiles(now, before, shown.length, whole=whole))
     groups = ask("groups", {**shown.question(), "by": shown.by})["rows"]
-    groups_before = ask("groups", {**shown.question_before(), "by": shown.by})["rows"] if before["calls"] else []
+    groups_before = ask("groups", {**shown.question_before(), "by": shown.by})["rows"] if whole else []
     asked = {**shown.question(), "bucket": shown.bucket, "by": shown.by, "timezone": shown.zone.key}
     series = ask("series", asked)["rows"]
     dearest = ask("calls", {**shown.question(), "order": "-cost_usd", "limit": DEAREST})["rows"]
-
-    parts.tiles(figures.tiles(now, before, shown.length))
     _over_time(series, shown, figures.what_changed(groups, groups_before, shown.by))
     left, right = st.columns([3, 2], gap="medium")
     with left:
@@ -43,10 +44,21 @@ def _body(shown: View) -> None:
     parts.footer(ledger, shown)
 
 
+def _began_in(before: dict[str, Any]) -> bool:
+    """Tell whether the ledger began in the period before; asked only when that period begins with silence."""
+    if not figures.begins_within(before["first_call_at"], before):
+        return False
+    since = view.iso(datetime(view.YEARS[0], 1, 1, tzinfo=UTC))
+    oldest = {"start": since, "end": before["end"], "order": "started_at", "limit": 1}
+    first = parts.collector().ask("calls", oldest)["rows"]
+    return bool(first) and figures.begins_within(first[0]["started_at"], before)
+
+
 def _over_time(rows: list[dict[str, Any]], shown: View, changed: str | None) -> None:
     stack = figures.stack(rows, shown.bucket, shown.zone)
     if changed:
-        st.markdown(f":material/trending_up: {words.escape(changed, 300)}")
+        icon = "trending_up" if " is up " in changed.partition(";")[0] else "trending_down"
+        st.markdown(f":material/{icon}: {words.escape(changed, 300)}")
     event = st.altair_chart(
         charts.stacked(stack, shown, parts.palette(), shown.by),
         key="over_time",
