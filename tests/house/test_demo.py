@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 import threading
+import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,14 @@ import pytest
 from slack_sdk.webhook import WebhookClient
 
 import tallystick.demo
+from fakes.provider import running_provider
 from tallystick.demo.check import Ledger, compare
 from tallystick.demo.slack import SlackReceiver, plain_text
+from tallystick.demo.stage import settings
 from tallystick.mock import books
 
 DEADLINE_S = 180.0
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 # The whole of it ------------------------------------------------------------------------------------------------------
@@ -53,6 +58,54 @@ def test_one_round_ends_well_and_shows_what_happened(tmp_path: Path) -> None:
     assert "passed 80 % of its limit" in told
     assert "✗" not in told
     assert not list(tmp_path.glob("tallystick-demo-*")), "what was temporary is gone"
+
+
+def test_a_second_round_in_the_same_folder_is_counted_for_itself(tmp_path: Path) -> None:
+    for _ in range(2):
+        ended = subprocess.run(
+            [sys.executable, "-m", "tallystick", "demo", "--once", "--dashboard-port", "0", "--data", "kept"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert (tmp_path / "kept").is_dir()
+
+
+def test_near_midnight_the_budgets_day_does_not_end() -> None:
+    late, early = (
+        settings("http://127.0.0.1:1/x", "demo", datetime(2026, 11, 21, hour, 59, tzinfo=UTC)) for hour in (23, 9)
+    )
+
+    assert tomllib.loads(late)["budget"][0]["reset_at"] == "12:00"
+    assert tomllib.loads(early)["budget"][0]["reset_at"] == "00:00"
+
+
+def test_the_example_runs_and_is_billed(tmp_path: Path) -> None:
+    with running_provider() as provider:
+        addresses = {
+            "ANTHROPIC_BASE_URL": provider.anthropic_url,
+            "ANTHROPIC_API_KEY": "any",
+            "OPENAI_BASE_URL": provider.openai_url,
+            "OPENAI_API_KEY": "any",
+            "TALLYSTICK_PROVIDERS": provider.providers,
+            "TALLYSTICK_COLLECTOR": "http://127.0.0.1:1",
+        }
+        ended = subprocess.run(
+            [sys.executable, "-W", "error", str(EXAMPLES / "shop.py")],
+            env=os.environ | addresses,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+        models = sorted(item["model"] for item in provider.invoice()["items"])
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert models == ["claude-sonnet-5-5", "claude-sonnet-5-5", "gpt-5-mini-2025-08-07"]
 
 
 def test_a_provider_that_bills_other_prices_is_found_out(

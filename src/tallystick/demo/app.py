@@ -306,7 +306,7 @@ async def play() -> None:
 
 def main() -> None:
     """Instrument, then do business."""
-    tallystick.instrument(service="shop", environment="demo")
+    tallystick.instrument(service="shop")
     asyncio.run(play())
 
 

@@ -23,17 +23,19 @@ from tallystick.demo.slack import SlackReceiver
 from tallystick.errors import PortTakenError, TallystickError
 from tallystick.mock.serve import MockServer
 from tallystick.model.places import DEFAULT_DASHBOARD_PORT
-from tallystick.supervise import Interrupts, Part, PartFailedError, Supervisor, free_port, house
+from tallystick.supervise import Interrupts, Part, Supervisor, free_port, house
 
 LIMIT_USD = "0.28"
-CONFIG = f"""\
+CONFIG = """\
 [alerts]
-slack_webhook_url = "{{slack}}"
+slack_webhook_url = "{slack}"
 
 [[budget]]
-name = "shop"
-limit_usd = {LIMIT_USD}
+name = "{name}"
+scope = {scope}
+limit_usd = {limit_usd}
 window = "day"
+reset_at = "{reset_at}"
 thresholds = [0.5, 0.8, 1.0]
 """
 HEALTHY_S_MAX = 60.0
@@ -63,6 +65,8 @@ class Stage:
     collector: Part
     dashboard: Part
     spool: Path
+    environment: str
+    """``deployment.environment.name`` of the shop; a round's own in a folder that may hold earlier rounds."""
     interrupts: Interrupts
     started_at: str
 
@@ -80,7 +84,9 @@ class Stage:
             slack.start()
             stack.callback(slack.stop)
             config = folder / "tallystick.toml"
-            config.write_text(CONFIG.format(slack=slack.url), encoding="utf-8")
+            now = datetime.now(UTC)
+            environment = "demo" if data is None else now.strftime("demo-%H%M%S")
+            config.write_text(settings(slack.url, environment, now), encoding="utf-8")
             spool = folder / "spool"
             collector, dashboard = house(data or folder / "data", port or 0, _dashboard_port(dashboard_port), config)
             collector = replace(collector, variables={**collector.variables, "TALLYSTICK_SPOOL": str(spool)})
@@ -97,8 +103,9 @@ class Stage:
                 collector=collector,
                 dashboard=dashboard,
                 spool=spool,
+                environment=environment,
                 interrupts=interrupts,
-                started_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                started_at=now.strftime("%Y-%m-%dT%H:%M:%SZ"),
             )
 
     def play(self, *, once: bool) -> int:
@@ -113,7 +120,7 @@ class Stage:
                     return self._close(verdict)
                 return self._stay_open(shop)
         except _InterruptedError:
-            return 0
+            return 130 if once else 0
 
     def _open(self) -> None:
         self.screen.line()
@@ -176,9 +183,9 @@ class Stage:
     def _stay_open(self, shop: Shop) -> int:
         shown = len(self.slack.messages)
         shop.begin()
-        self.screen.line(
-            f"  Look around: {self.dashboard.url}   (light traffic goes on; Ctrl-C ends everything)", "bold"
-        )
+        self.screen.line(f"  Look around: {self.dashboard.url}", "bold")
+        self.screen.line(f"  Or ask: tallystick report --by feature --collector {self.collector.url}")
+        self.screen.line("  Light traffic goes on; Ctrl-C ends everything.")
         while True:
             self.pause(0.3)
             for message in self.slack.messages[shown:]:
@@ -214,6 +221,7 @@ class Stage:
             "OPENAI_BASE_URL": self.mock.openai_url,
             "NO_PROXY": "127.0.0.1",
             "TALLYSTICK_COLLECTOR": self.collector.url,
+            "TALLYSTICK_ENVIRONMENT": self.environment,
             "TALLYSTICK_SPOOL": str(self.spool),
             "TALLYSTICK_PROVIDERS": f"{place}/anthropic=anthropic,{place}/openai=openai",
         }
@@ -277,6 +285,22 @@ class _InterruptedError(Exception):
     """Ctrl-C or SIGTERM."""
 
 
+def settings(slack_url: str, environment: str, now: datetime) -> str:
+    """Return the demo's tallystick.toml: one budget a day, which counts this round alone.
+
+    In a folder of its own every call is of this round.  Near midnight UTC the day begins at noon, so that no round
+    spends in two days.
+    """
+    is_alone = environment == "demo"
+    return CONFIG.format(
+        slack=slack_url,
+        name="shop" if is_alone else f"shop {environment}",
+        scope="{}" if is_alone else f'{{ environment = "{environment}" }}',
+        limit_usd=LIMIT_USD,
+        reset_at="12:00" if now.hour == 23 else "00:00",
+    )
+
+
 @contextmanager
 def _clean_environment() -> Iterator[None]:
     """Keep the user's own keys, webhooks and settings out of the play while the block lasts."""
@@ -295,6 +319,3 @@ def _dashboard_port(wanted: int | None) -> int:
         return free_port("127.0.0.1", DEFAULT_DASHBOARD_PORT, "--dashboard-port")
     except PortTakenError:
         return 0
-
-
-__all__ = ["DemoError", "PartFailedError", "Stage"]
