@@ -98,9 +98,9 @@ def test_a_batch_that_is_sent_again_counts_once(tmp_path: Path) -> None:
 
 def test_a_response_that_two_calls_tell_of_is_billed_once(tmp_path: Path) -> None:
     """A background response is retrieved again and again; the provider bills it once."""
-    unit = otlp_unit(id="resp_1", provider="openai", model="gpt-4o", api="responses", usage=USAGE)
-    unknown = {**unit, "id": "resp_2", "usage": None}
-    known = {**unit, "id": "resp_2"}
+    unit = otlp_unit(id="resp_0001_background", provider="openai", model="gpt-4o", api="responses", usage=USAGE)
+    unknown = {**unit, "id": "resp_0002_background", "usage": None}
+    known = {**unit, "id": "resp_0002_background"}
     with running_collector(tmp_path) as running:
         running.send(merged(otlp_call(units=[unit]), otlp_call(units=[unit])), otlp_call(units=[unit]))
         once = running.ask("totals")

@@ -38,6 +38,8 @@ COUNT_MAX = 10**12
 """Tokens; more in one response is not a count but a mistake."""
 TEXT_CHARS_MAX = 1024
 TAGS_MAX = 64
+# json.dumps makes an encoder for each call when it is given options.
+ENCODER = json.JSONEncoder(separators=(",", ":"), default=str, ensure_ascii=False)
 STATUS_CODE_ERROR = 2
 DROPPED = "tallystick.dropped.records"
 """On a span of ours: how many records an app could not keep."""
@@ -363,7 +365,7 @@ def _shown(value: wire.Value) -> str:
 
 
 def _json(value: Any) -> str | None:
-    return None if value is None else json.dumps(value, separators=(",", ":"), default=str, ensure_ascii=False)
+    return None if value is None else ENCODER.encode(value)
 
 
 def _text(value: Any) -> str | None:

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from datetime import datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,13 @@ SCHEMA = 1
 FILE_VERSION = "v1.5.0"
 """The oldest storage format that both 1.5 and 2.x read and write; DuckDB 1.5's own default is older and slower."""
 WAL_BYTES = "64MB"
+IDENTITY_CHARS_MIN = 16
+"""Some local servers number their responses (Ollama: chatcmpl-0 to chatcmpl-999); such an id names nothing for long."""
 TABLES = ("calls", "units", "attempts", "spans")
+TRACE_CALLS_MAX = 500
+
+EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 -- DuckDB's TIMESTAMP is naive, and UTC here
+MICROSECOND = timedelta(microseconds=1)
 
 Params = Sequence[Any] | dict[str, Any]
 
@@ -62,6 +69,8 @@ class Store:
         self.counters: Counter[str] = Counter()
         self._spans_seen = Seen()
         self._units_seen = Seen()
+        self._anonymous = 0
+        """How many foreign calls without a response id are stored, or somewhat more."""
         self._threads = threading.local()
         self._database = _open(path, memory_limit_mb)
         try:
@@ -137,6 +146,7 @@ class Store:
 
     def _insert(self, batch: Batch) -> list[tuple[Seen, Any]]:
         span_hashes = self._drop_repeated_spans(batch)
+        self._drop_wrappers(batch)
         unit_hashes = self._drop_repeated_units(batch)
         counted: dict[tuple[str, str], list[Row]] = {}
         for unit in batch.units:
@@ -205,14 +215,50 @@ class Store:
         )
         return set(self._writer.execute(sql, [ids, ids, ids]).fetchall()) & set(keys)
 
+    def _drop_wrappers(self, batch: Batch) -> None:
+        """Drop foreign calls without a response id that wrap a call which is known better; both may come first.
+
+        A framework's span around an SDK's call counts the same tokens, and has nothing that says so but its place.
+        """
+        anonymous = {(unit["trace_id"], unit["call_id"]) for unit in batch.units if _is_anonymous(unit)}
+        if anonymous:
+            wrapping = [call for call in batch.calls if (call["trace_id"], call["id"]) in anonymous]
+            known = [call for call in batch.calls if (call["trace_id"], call["id"]) not in anonymous]
+            known += self._calls_of({call["trace_id"] for call in wrapping}, "NOT")
+            by_trace = _by_trace(known)
+            dropped = {(call["trace_id"], call["id"]) for call in wrapping if _wraps_any(call, by_trace)}
+            _drop_calls(batch, dropped)
+            self._anonymous += len(anonymous) - len(dropped)
+        if self._anonymous:
+            by_trace = _by_trace(call for call in batch.calls if (call["trace_id"], call["id"]) not in anonymous)
+            for call in self._calls_of(set(by_trace), ""):
+                if _wraps_any(call, by_trace):
+                    for table, column in (("units", "call_id"), ("calls", "id")):
+                        sql = f"DELETE FROM {table} WHERE trace_id = ? AND {column} = ?"  # noqa: S608
+                        self._writer.execute(sql, [call["trace_id"], call["id"]]).fetchall()
+                    batch.counts["duplicate_units"] += 1
+
+    def _calls_of(self, traces: set[str], which: str) -> list[Row]:
+        """Return the stored calls of ``traces`` that are anonymous, or with ``which`` as NOT the others."""
+        columns = ("trace_id", "id", "parent_id", "started_at", "latency_ms", "model", "response_model", "precedence")
+        sql = f"""
+            SELECT {", ".join(columns)} FROM calls WHERE trace_id IN (SELECT unnest(?::VARCHAR[])) AND {which}
+                (source <> 'tallystick' AND EXISTS (FROM units WHERE units.trace_id = calls.trace_id
+                    AND call_id = calls.id AND unit_id IS NULL))
+        """  # noqa: S608
+        rows = self._writer.execute(sql, [sorted(traces)]).fetchall()
+        found = [dict(zip(columns, row, strict=True)) for row in rows]
+        for call in found:
+            call["started_at"] = (call["started_at"] - EPOCH) // MICROSECOND
+        return found
+
     def _drop_repeated_units(self, batch: Batch) -> Any:
         """Keep one unit per (provider, response id): the most trusted one, stored before or not."""
         best: dict[tuple[str, str], Row] = {}
         for unit in batch.units:
-            if unit["unit_id"] is not None:
-                key = (unit["provider"], unit["unit_id"])
-                if key not in best or _rank(unit) > _rank(best[key]):
-                    best[key] = unit
+            key = _identity(unit)
+            if key is not None and (key not in best or _rank(unit) > _rank(best[key])):
+                best[key] = unit
         keys = list(best)
         hashes = self._hashes(keys)
         suspects = [key for key, perhaps in zip(keys, self._units_seen.perhaps(hashes), strict=True) if perhaps]
@@ -222,11 +268,7 @@ class Store:
                 batch.counts["duplicate_units"] += 1
             else:
                 del best[key]
-        kept = [
-            unit
-            for unit in batch.units
-            if unit["unit_id"] is None or best.get((unit["provider"], unit["unit_id"])) is unit
-        ]
+        kept = [unit for unit in batch.units if (key := _identity(unit)) is None or best.get(key) is unit]
         if len(kept) < len(batch.units):
             batch.counts["duplicate_units"] += len(batch.units) - len(kept)
             batch.units[:] = kept
@@ -285,6 +327,8 @@ class Store:
         for table in ("calls", "attempts", "spans"):
             sql = f"SELECT hash(trace_id, id) AS h FROM {table}"  # noqa: S608
             self._spans_seen.add(self._writer.execute(sql).fetchnumpy()["h"])
+        sql = "SELECT count(*) FROM units WHERE unit_id IS NULL AND source <> 'tallystick'"
+        self._anonymous = self._writer.execute(sql).fetchall()[0][0]
         sql = "SELECT hash(provider, unit_id) AS h FROM units WHERE unit_id IS NOT NULL"
         self._units_seen.add(self._writer.execute(sql).fetchnumpy()["h"])
 
@@ -413,12 +457,51 @@ def _units_of(units: list[Row], calls: dict[tuple[str, str], Row]) -> list[Row]:
     return list(found.values())
 
 
+def _identity(unit: Row) -> tuple[str, str] | None:
+    """Return what names a billable response among all, None when its id is missing or too short to do that."""
+    unit_id = unit["unit_id"]
+    return (unit["provider"], unit_id) if unit_id is not None and len(unit_id) >= IDENTITY_CHARS_MIN else None
+
+
 def _drop_empty_calls(batch: Batch) -> None:
     """Drop foreign calls whose unit somebody else has told better."""
     counted = {(unit["trace_id"], unit["call_id"]) for unit in batch.units}
     batch.calls[:] = [
         call for call in batch.calls if call["source"] == "tallystick" or (call["trace_id"], call["id"]) in counted
     ]
+
+
+def _is_anonymous(unit: Row) -> bool:
+    return unit["unit_id"] is None and unit["source"] != "tallystick"
+
+
+def _by_trace(calls: Iterable[Row]) -> dict[str, list[Row]]:
+    """Return the calls of each trace; of a trace that has very many only some, because each is compared with each."""
+    found: dict[str, list[Row]] = {}
+    for call in calls:
+        of_trace = found.setdefault(call["trace_id"], [])
+        if len(of_trace) < TRACE_CALLS_MAX:
+            of_trace.append(call)
+    return found
+
+
+def _wraps_any(wrapper: Row, known: dict[str, list[Row]]) -> bool:
+    """Tell whether ``wrapper`` lies around one of the ``known`` calls: as parent, or in time and for the same model."""
+    end = wrapper["started_at"] + (wrapper["latency_ms"] or 0) * 1000
+    for call in known.get(wrapper["trace_id"], ()):
+        is_inside = wrapper["started_at"] <= call["started_at"] <= end
+        same_model = wrapper["model"] in {call["model"], call["response_model"]}
+        if call["id"] != wrapper["id"] and (call["parent_id"] == wrapper["id"] or (is_inside and same_model)):
+            return True
+    return False
+
+
+def _drop_calls(batch: Batch, dropped: set[tuple[str, str]]) -> None:
+    if not dropped:
+        return
+    batch.counts["duplicate_units"] += len(dropped)
+    batch.calls[:] = [call for call in batch.calls if (call["trace_id"], call["id"]) not in dropped]
+    batch.units[:] = [unit for unit in batch.units if (unit["trace_id"], unit["call_id"]) not in dropped]
 
 
 def _rank(unit: Row) -> tuple[int, bool, bool]:
