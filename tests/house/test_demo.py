@@ -23,9 +23,10 @@ from slack_sdk.webhook import WebhookClient
 
 import tallystick.demo
 from fakes.provider import running_provider
+from tallystick.client import Collector
 from tallystick.demo.check import Ledger, compare
 from tallystick.demo.slack import SlackReceiver, plain_text
-from tallystick.demo.stage import settings
+from tallystick.demo.stage import Stage, settings
 from tallystick.mock import books
 
 DEADLINE_S = 180.0
@@ -122,6 +123,34 @@ def test_a_provider_that_bills_other_prices_is_found_out(
     assert "✗ 35 whole answers" in told
     assert told.count("gpt-5-mini-2025-08-07 resp_") == 2
     assert "The ledger differs from the invoice" in told
+
+
+def test_a_collector_that_is_killed_amid_the_round_loses_nothing_and_counts_nothing_twice(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    killed = []
+    play_act = Stage._act
+
+    def kill_then_play(stage: Stage, shop: Any, number: int, title: str) -> None:
+        if number == 1:
+            collector = Collector(stage.collector.url)
+            stage.until(lambda: collector.ask("totals")["calls"] > 0, DEADLINE_S, "nothing came")
+            killed.append(stage.supervisor.pids["collector"])
+            os.kill(killed[0], signal.SIGKILL)
+        play_act(stage, shop, number, title)
+
+    monkeypatch.setattr(Stage, "_act", kill_then_play)
+    monkeypatch.setenv("COLUMNS", "100")
+
+    tallystick.demo.run(once=True, data=None, port=None, dashboard_port=0)
+
+    told = capsys.readouterr().out
+    assert killed
+    assert "the collector was ended by SIGKILL; starting it again" in told
+    # Not asked here: whether an alert came twice. It may, when the kill hit between Slack's answer and its record.
+    for claim in ("35 whole answers", "2 answers of house-model-1", "44 calls", "nothing on the ledger"):
+        assert f"✓ {claim}" in told, told
+    assert "≈ 2 cut streams" in told, told
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -192,7 +192,8 @@ class Shop:
                     model=SMALL, messages=says("Read all of this"), extra_headers=script("context_length")
                 )
             with self.call():
-                self.gpt.with_options(max_retries=0, timeout=0.3).chat.completions.create(
+                patience = openai.Timeout(20.0, read=0.3)  # the request itself must get through
+                self.gpt.with_options(max_retries=0, timeout=patience).chat.completions.create(
                     model=SMALL, messages=says("Take your time"), extra_headers=script("hang")
                 )
         with tallystick.tags(feature="product-text"):

@@ -20,7 +20,7 @@ from tallystick.client import Collector
 from tallystick.demo.check import Verdict, compare, read_ledger
 from tallystick.demo.show import Screen
 from tallystick.demo.slack import SlackReceiver
-from tallystick.errors import PortTakenError, TallystickError
+from tallystick.errors import CollectorError, PortTakenError, TallystickError
 from tallystick.mock.serve import MockServer
 from tallystick.model.places import DEFAULT_DASHBOARD_PORT
 from tallystick.supervise import Interrupts, Part, Supervisor, free_port, house
@@ -151,8 +151,11 @@ class Stage:
             since = {"start": self.started_at}
 
             def caught_up() -> bool:
-                behind: int = collector.ask("ledger")["journal"]["behind_bytes"]
-                return not behind and int(collector.ask("totals", since)["calls"]) >= calls
+                try:
+                    behind: int = collector.ask("ledger")["journal"]["behind_bytes"]
+                    return not behind and int(collector.ask("totals", since)["calls"]) >= calls
+                except CollectorError:  # it crashed, and is being started again
+                    return False
 
             # A ledger that never catches up is not an error of the demo's: the comparison says what is missing.
             self.until(caught_up, LEDGER_S_MAX, None)
