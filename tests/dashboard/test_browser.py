@@ -94,12 +94,12 @@ def page(dashboard: str) -> Iterator[Page]:
         page.set_default_timeout(WAIT_MS)
         page.on("dialog", lambda dialog: (strangers.append(dialog.message), dialog.dismiss()))
         page.on("request", lambda asked: strangers.append(asked.url) if _is_strange(asked.url, dashboard) else None)
-        for attempt in range(100):  # the line comes before the port is open
+        for attempt in range(300):  # the line comes before the port is open
             try:
                 page.goto("/")
                 break
             except Exception:  # noqa: BLE001 -- Playwright has one class for all network errors
-                assert attempt < 99
+                assert attempt < 299
                 page.wait_for_timeout(200)
         yield page
         browser.close()

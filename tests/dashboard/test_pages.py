@@ -34,6 +34,12 @@ def plain(text: str) -> str:
     return re.sub(r"\\(.)", r"\1", text).replace(words.WORD_JOINER, "")
 
 
+def all_of(answers: Answers, question: str, **query: str) -> dict[str, Any]:
+    """Return the collector's answer over everything: no call leaves the range between the page's question and this."""
+    start = iso(datetime.now(UTC) - timedelta(days=7))
+    return answers.answer(f"/api/v1/{question}", {"start": [start], **{name: [value] for name, value in query.items()}})
+
+
 def tile(test: AppTest, label: str) -> str:
     [found] = [metric for metric in test.metric if plain(metric.label) == label]
     return plain(found.value)
@@ -44,8 +50,8 @@ def asked(answers: Answers, question: str) -> list[str]:
 
 
 def test_spend_tells_the_collectors_figures(open_page: Open, answers: Answers) -> None:
-    page = open_page()
-    told = answers.answer("/api/v1/totals", {})
+    page = open_page(range="7d")
+    told = all_of(answers, "totals")
 
     assert tile(page, "Spend") == show_usd(Decimal(told["spend_usd"]))
     assert tile(page, "Calls") == f"{told['calls']:,}"
@@ -83,8 +89,8 @@ def test_spend_has_a_row_for_each_model_and_says_which_has_no_price(open_page: O
 
 
 def test_dearest_calls_link_to_the_call(open_page: Open, answers: Answers) -> None:
-    links = open_page().get("page_link")
-    [dearest, *_] = answers.answer("/api/v1/calls", {"order": ["-cost_usd"], "limit": ["6"]})["rows"]
+    links = open_page(range="7d").get("page_link")
+    [dearest, *_] = all_of(answers, "calls", order="-cost_usd", limit="6")["rows"]
 
     assert len(links) == 6
     assert f"call={dearest['id']}" in links[0].proto.query_string
@@ -141,8 +147,8 @@ def test_a_wrong_url_is_told_and_shows_the_default(open_page: Open) -> None:
 
 
 def test_failures_show_funnel_waits_and_classes(open_page: Open, answers: Answers) -> None:
-    page = open_page("failures")
-    told = answers.answer("/api/v1/failures", {})
+    page = open_page("failures", range="7d")
+    told = all_of(answers, "failures")
 
     assert tile(page, "Answered at the first try") == str(told["funnel"]["first_try"])
     assert tile(page, "Answered after a retry") == str(told["funnel"]["after_retry"])
@@ -177,9 +183,9 @@ def test_a_row_of_failures_leads_to_its_calls() -> None:
 
 
 def test_calls_lists_only_failed_when_the_url_says_so(open_page: Open, answers: Answers) -> None:
-    table = open_page("calls", outcome="failed").dataframe[0].value
+    table = open_page("calls", outcome="failed", range="7d").dataframe[0].value
 
-    assert len(table) == answers.answer("/api/v1/totals", {})["failed"]
+    assert len(table) == all_of(answers, "totals")["failed"]
     assert "answered" not in set(table["outcome"])
 
 

@@ -5,7 +5,7 @@ from urllib.parse import parse_qs, urlencode
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tallystick.dashboard.view import DIMENSIONS, FILTERS, RANGES, View, kept, read_view
@@ -102,6 +102,7 @@ def test_a_named_zone_beats_the_browsers() -> None:
     assert view_of("", viewer="Nowhere/Else").zone == ZoneInfo("UTC")
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(
     span=st.sampled_from([*RANGES, None]),
     zone=st.sampled_from([None, "Asia/Tokyo"]),

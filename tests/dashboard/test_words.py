@@ -5,7 +5,7 @@ from decimal import Decimal
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakes.collector_answers import HOSTILE
@@ -35,6 +35,7 @@ def test_a_difference_is_said_as_a_person_would(now: str, before: str, said: str
     assert words.change(Decimal(now), Decimal(before)) == said
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(st.decimals(0, 10**9, places=9), st.decimals("0.000000001", 10**9, places=9))
 def test_no_difference_ever_reads_as_minus_zero(now: Decimal, before: Decimal) -> None:
     said = words.change(now, before)
@@ -120,6 +121,7 @@ def test_an_outcome_of_a_newer_version_is_shown_as_it_came() -> None:
     assert words.outcome("solar_flare") == "solar flare"
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(st.text())
 def test_escaped_text_has_no_bare_sign_that_markdown_reads(text: str) -> None:
     escaped = words.escape(text, 10_000)

@@ -46,9 +46,9 @@ def test_report_fits_80_columns_without_colour_and_cuts_no_figure(by: str, colle
 
 
 def test_report_tells_the_collectors_figures(collector: str, answers: Answers) -> None:
-    told = answers.answer("/api/v1/totals", {})
+    told = answers.answer("/api/v1/totals", {"start": [iso(datetime.now(UTC) - timedelta(days=7))]})
 
-    ran = tallystick("report", "--collector", collector, columns=120)
+    ran = tallystick("report", "--collector", collector, "--since", "7d", columns=120)
 
     assert f"{told['calls']:,} calls, {told['failed']} failed, {told['attempts']:,} attempts." in ran.stdout
     assert f"{told['input_tokens']:,} in" in ran.stdout

@@ -83,9 +83,9 @@ def _by_group(rows: list[dict[str, Any]], shown: View) -> None:
     st.markdown(f"**By {words.escape(shown.by)}**")
     columns = {
         "label": st.column_config.TextColumn(words.escape(shown.by)),
-        "spend_usd": st.column_config.NumberColumn("spend", alignment="right", width=88),
-        "share": st.column_config.NumberColumn("share", alignment="right", width=88),
-        "per_call_usd": st.column_config.NumberColumn("per call", alignment="right", width=88),
+        "spend_usd": st.column_config.NumberColumn("spend", alignment="right", width=80),
+        "share": st.column_config.NumberColumn("share", alignment="right", width=80),
+        "per_call_usd": st.column_config.NumberColumn("per call", alignment="right", width=80),
         "calls": st.column_config.NumberColumn("calls", alignment="right"),
         "failed": st.column_config.NumberColumn("failed", alignment="right"),
         "unpriced_units": st.column_config.NumberColumn("unpriced", alignment="right"),
