@@ -3,7 +3,7 @@
     python bench/ingest.py [--spans 51200] [--connections 2] [--rate 0]
 
 A real collector in a process of its own, fed from this one over loopback: 512 spans a request; of four spans one is a
-call with a unit that is priced, one its attempt, two are others. CPU per span is the collector's own (user + system) and
+call with a unit that is priced, one its attempt, two are others. CPU per span is the collector's own and
 depends less on what else the machine does than rates do. ``--rate`` holds the feed at so many spans a second.
 """
 

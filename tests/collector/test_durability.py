@@ -64,8 +64,10 @@ def test_a_killed_collector_has_lost_nothing_that_it_acknowledged(tmp_path: Path
                 except (OSError, HTTPException):
                     return None
 
-            threading.Timer(0.15 + 0.1 * round_number, kill, [running]).start()
+            killer = threading.Timer(0.15 + 0.1 * round_number, kill, [running])
+            killer.start()
             acknowledged |= {call_id for call_id in pool.map(send, bodies) if call_id}
+            killer.join()
     assert len(acknowledged) > 50, "the collector was killed before it did anything"
 
     with collector_process(tmp_path) as running:

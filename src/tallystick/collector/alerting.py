@@ -246,7 +246,7 @@ class Alerting:
         self._upto = max(self._upto, self.journal.append(Kind.ALERT, json.dumps(event).encode()).result())
 
     def _ask(self, sql: str, params: Any = ()) -> list[tuple[Any, ...]]:
-        return self.applier.store.ask(sql, params)
+        return self.applier.ask(sql, params)
 
 
 def alert_id(alert: Alert) -> str:

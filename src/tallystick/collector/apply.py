@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from google.protobuf.message import DecodeError
 
 from tallystick.collector.decode import Batch, Decoder
 from tallystick.collector.events import Statement, statements
 from tallystick.collector.journal import Journal, Position
-from tallystick.collector.store import BadRowsError, Store
+from tallystick.collector.store import BadRowsError, Store, StoreClosedError
 from tallystick.errors import StoreError
 from tallystick.model.segment import Damage, Kind, Record, encode_record, write_all
 
@@ -33,6 +34,7 @@ IDLE_S = 0.5
 CHECKPOINT_IDLE_S = 10.0
 BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 STUCK_S = 10.0
+REOPEN_S = 5.0
 
 
 @dataclass(slots=True)
@@ -78,6 +80,18 @@ class Applier:
         if self._thread.ident is not None:
             self._thread.join()
         self.store.close()
+
+    def ask(self, sql: str, params: Any = ()) -> list[tuple[Any, ...]]:
+        """Return all rows of a question; for any thread.  While the store is opened anew, wait for it a little."""
+        until = time.monotonic() + REOPEN_S
+        while True:
+            store = self.store
+            try:
+                return store.ask(sql, params)
+            except StoreClosedError:
+                if time.monotonic() > until or self._stopping.is_set():
+                    raise
+            time.sleep(0.05)
 
     def behind_bytes(self) -> int:
         """Return how much of the journal is not in the store yet."""

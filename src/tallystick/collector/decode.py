@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
+from functools import lru_cache
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -349,11 +350,13 @@ def _tags(found: wire.Attributes) -> list[tuple[str, str]]:
 
 
 def _left(found: wire.Attributes, taken: frozenset[str]) -> list[tuple[str, str]]:
-    return [
-        (key, _shown(value))
-        for key, value in found.items()
-        if key not in taken and not key.startswith(names.TAG_PREFIX) and not key.startswith(CONTENT)
-    ]
+    return [(key, _shown(value)) for key, value in found.items() if key not in taken and _is_kept(key)]
+
+
+@lru_cache(4096)
+def _is_kept(key: str) -> bool:
+    """Tell whether an attribute goes into the map of the rest: tags have their own, texts of users have no place."""
+    return not key.startswith((names.TAG_PREFIX, *CONTENT))
 
 
 def _shown(value: wire.Value) -> str:

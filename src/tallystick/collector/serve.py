@@ -125,7 +125,7 @@ class Answers:
         return _json(503, {"status": "failing", "reason": reason})
 
     def _ask(self, sql: str, params: Any = ()) -> list[tuple[Any, ...]]:
-        return self.applier.store.ask(sql, params)
+        return self.applier.ask(sql, params)
 
     async def _answer(self, question: Callable[[], Any]) -> Response:
         try:

@@ -48,6 +48,10 @@ class StoreBrokenError(StoreError):
     """DuckDB gave up on the file or the disk; what is in the journal is safe, and the store is opened anew."""
 
 
+class StoreClosedError(StoreBrokenError):
+    """The store is being opened anew; ask the new one."""
+
+
 class BadRowsError(StoreError):
     """These rows cannot be stored, now or ever."""
 
@@ -72,6 +76,7 @@ class Store:
         self._anonymous = 0
         """How many foreign calls without a response id are stored, or somewhat more."""
         self._threads = threading.local()
+        self._is_closed = False
         self._database = _open(path, memory_limit_mb)
         try:
             self._writer = self._cursor()
@@ -84,6 +89,7 @@ class Store:
 
     def close(self) -> None:
         """Write everything into the file and let go of it."""
+        self._is_closed = True
         with suppress(duckdb.Error):
             self._writer.execute("CHECKPOINT ledger").fetchall()
         with suppress(duckdb.Error):
@@ -104,7 +110,8 @@ class Store:
             raise QueryTimeoutError(self.query_timeout_s) from error
         except duckdb.Error as error:
             self._threads.cursor = None
-            raise StoreBrokenError(f"DuckDB cannot answer: {_first_line(error)}") from error
+            broken = StoreClosedError if self._is_closed else StoreBrokenError
+            raise broken(f"DuckDB cannot answer: {_first_line(error)}") from error
         finally:
             timer.cancel()
         return rows
@@ -337,7 +344,7 @@ class Store:
             cursor = self._database.cursor()
             cursor.execute("USE ledger").fetchall()
         except duckdb.Error as error:
-            raise StoreBrokenError(f"DuckDB is closed: {_first_line(error)}") from error
+            raise StoreClosedError(f"DuckDB is closed: {_first_line(error)}") from error
         return cursor
 
 

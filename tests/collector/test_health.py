@@ -1,0 +1,128 @@
+"""The collector says when it is not well, mends itself, and goes on taking spans meanwhile."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fakes.collector import Running, otlp_call, running_collector, until
+from tallystick.collector.decode import Decoder
+from tallystick.collector.store import Store, StoreBrokenError
+from tallystick.errors import StoreTooNewError
+
+USAGE = {"input_tokens": 1200, "output_tokens": 350}
+
+
+def health(running: Running) -> tuple[int, dict[str, Any]]:
+    status, _, body = running.request("GET", "/healthz")
+    return status, json.loads(body)
+
+
+def test_a_store_that_fails_turns_health_red_and_is_opened_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = threading.Event()
+    real = Store.apply
+
+    def apply(store: Store, *arguments: Any) -> None:
+        if broken.is_set():
+            raise StoreBrokenError("DuckDB cannot store: no room")
+        real(store, *arguments)
+
+    monkeypatch.setattr(Store, "apply", apply)
+    with running_collector(tmp_path) as running:
+        running.send(otlp_call(usage=USAGE))
+        assert health(running) == (200, {"status": "ok"})
+        broken.set()
+        assert running.post(otlp_call(usage=USAGE).SerializeToString())[0] == 200, "the journal takes it all the same"
+        until(lambda: health(running)[0] == 503, "health stayed green")
+        assert health(running)[1] == {"status": "failing", "reason": "DuckDB cannot store: no room"}
+        assert running.ask("totals")["calls"] == 1
+        assert running.ask("ledger")["journal"]["behind_bytes"] > 0
+        broken.clear()
+        running.settle()
+        until(lambda: health(running)[0] == 200, "health stayed red")
+        assert running.ask("totals")["calls"] == 2
+
+
+def test_a_fault_of_ours_in_one_span_costs_that_span(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Decoder._unit
+
+    def unit(decoder: Decoder, call: Any, *arguments: Any) -> Any:
+        if call["feature"] == "poison":
+            raise RuntimeError("a fault of ours")
+        return real(decoder, call, *arguments)
+
+    monkeypatch.setattr(Decoder, "_unit", unit)
+    with running_collector(tmp_path) as running:
+        body = otlp_call(usage=USAGE)
+        body.MergeFrom(otlp_call(usage=USAGE, tallystick__feature="poison"))
+        body.MergeFrom(otlp_call(usage=USAGE))
+        running.send(body)
+        ledger = running.ask("ledger")
+
+        assert running.ask("totals")["calls"] == 2
+        assert (ledger["received_spans"], ledger["rejected_spans"]) == (3, {"not understood": 1})
+        assert health(running)[0] == 200
+
+
+def test_rows_that_cannot_be_stored_are_set_aside_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Decoder._unit
+
+    def unit(decoder: Decoder, call: Any, *arguments: Any) -> Any:
+        made = real(decoder, call, *arguments)
+        return {**made, "input_tokens": 2**70} if call["feature"] == "poison" else made
+
+    monkeypatch.setattr(Decoder, "_unit", unit)
+    with running_collector(tmp_path, group_ms=300) as running:
+        for feature in ("a", "b", "poison", "c", "d"):
+            assert running.post(otlp_call(usage=USAGE, tallystick__feature=feature).SerializeToString())[0] == 200
+        running.settle()
+        ledger = running.ask("ledger")
+
+        assert {row["key"] for row in running.ask("groups", by="feature")["rows"]} == {"a", "b", "c", "d"}
+        assert (ledger["dropped_records"], ledger["stored_spans"]) == (1, 4)
+        assert (running.data / "aside" / "records.tly").stat().st_size > 100
+        assert health(running)[0] == 200
+
+
+def test_a_question_that_takes_too_long_is_broken_off(tmp_path: Path) -> None:
+    from tallystick.collector.store import QueryTimeoutError
+
+    store = Store(tmp_path / "x.duckdb", 64, query_timeout_s=0.2)
+    with pytest.raises(QueryTimeoutError, match=r"longer than 0\.2 s"):
+        store.ask("SELECT sum(a.range * b.range) FROM range(1000000) a, range(1000000) b")
+    assert store.ask("SELECT 1") == [(1,)], "the connection goes on"
+    store.close()
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT * FROM read_text('/etc/hostname')", "SELECT * FROM read_csv('/etc/hostname')",
+        "SELECT * FROM glob('/*')",
+        "ATTACH '/tmp/other.duckdb'", "COPY calls TO '/tmp/calls.csv'", "EXPORT DATABASE '/tmp/export'",
+        "INSTALL httpfs", "LOAD httpfs", "SET enable_external_access = true", "SET memory_limit = '10GB'",
+        "PRAGMA threads = 9",
+    ],
+)  # fmt: skip
+def test_no_sql_reaches_a_file_or_a_setting(tmp_path: Path, sql: str) -> None:
+    store = Store(tmp_path / "x.duckdb", 64)
+    with pytest.raises(StoreBrokenError, match=r"Permission|configuration|Extension"):
+        store.ask(sql)
+    store.close()
+
+
+def test_a_file_of_a_newer_tallystick_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "x.duckdb"
+    store = Store(path, 64)
+    store._writer.execute("UPDATE meta SET value = '999' WHERE key = 'schema'").fetchall()
+    store.close()
+    with pytest.raises(StoreTooNewError, match="has schema 999"):
+        Store(path, 64)
+
+    assert path.exists()

@@ -1,0 +1,184 @@
+"""The journal by itself: what was appended is read back, at any chunk size, from any prefix, past any damage."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tallystick.collector.journal import Journal, JournalFullError, Position
+from tallystick.collector.seen import Seen
+from tallystick.model.segment import Damage, Kind, Record
+
+KEPT = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def read_all(journal: Journal, bytes_max: int = 1 << 20) -> tuple[list[bytes], int]:
+    """Return all payloads, and how many bytes were stepped over."""
+    at, payloads, damaged = journal.start, [], 0
+    while at < journal.end:
+        found, following = journal.read(at, bytes_max)
+        assert following > at, "a read that does not move reads for ever"
+        payloads += [record.payload for record in found if isinstance(record, Record)]
+        damaged += sum(one.end - one.start for one in found if isinstance(one, Damage))
+        at = following
+    return payloads, damaged
+
+
+@KEPT
+@given(
+    payloads=st.lists(st.binary(max_size=300) | st.just(b"TLY1" * 20), max_size=25),
+    segment_bytes=st.sampled_from([1, 100, 1000, 1 << 20]),
+    chunk=st.sampled_from([1, 50, 333, 1 << 20]),
+)
+def test_what_was_appended_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, payloads: list[bytes], segment_bytes: int, chunk: int
+) -> None:
+    folder = tmp_path_factory.mktemp("journal")
+    journal = Journal(folder, segment_bytes)
+    for payload in payloads:
+        journal.append(Kind.TRACES, payload).result(10)
+    found = read_all(journal, chunk)
+    journal.close()
+    reopened = Journal(folder, segment_bytes)
+    again = read_all(reopened, chunk)
+    reopened.close()
+
+    assert found == again == (payloads, 0)
+
+
+@KEPT
+@given(cut=st.integers(0, 1500), chunk=st.sampled_from([1, 200, 1 << 20]))
+def test_every_prefix_opens_and_goes_on(tmp_path_factory: pytest.TempPathFactory, cut: int, chunk: int) -> None:
+    folder = tmp_path_factory.mktemp("journal")
+    journal = Journal(folder, 1 << 20)
+    payloads = [bytes([n]) * 100 for n in range(10)]
+    ends = [journal.append(Kind.TRACES, payload).result(10).offset for payload in payloads]
+    journal.close()
+    path = folder / "00000001.tly"
+    os.truncate(path, min(cut, path.stat().st_size))
+    whole = [payload for payload, end in zip(payloads, ends, strict=True) if end <= cut]
+    journal = Journal(folder, 1 << 20)
+    journal.append(Kind.TRACES, b"new").result(10)
+    found = read_all(journal, chunk)
+    journal.close()
+
+    assert found == ([*whole, b"new"], 0)
+
+
+@KEPT
+@given(at=st.integers(0, 1239).filter(lambda at: at % 124 not in {5, 6, 7}), chunk=st.sampled_from([1, 130, 1 << 20]))
+def test_one_flipped_bit_costs_one_record(tmp_path_factory: pytest.TempPathFactory, at: int, chunk: int) -> None:
+    folder = tmp_path_factory.mktemp("journal")
+    journal = Journal(folder, 1240)
+    for n in range(12):
+        journal.append(Kind.TRACES, bytes([n]) * 100).result(10)  # 124 bytes each, ten in the first segment
+    journal.close()
+    path = folder / "00000001.tly"
+    data = bytearray(path.read_bytes())
+    assert len(data) == 1240
+    data[at] ^= 0x10  # anywhere but in the header's padding, which says nothing
+    path.write_bytes(data)
+    journal = Journal(folder, 1240)
+    payloads, damaged = read_all(journal, chunk)
+    journal.close()
+
+    assert payloads == [bytes([n]) * 100 for n in range(12) if n != at // 124]
+    assert damaged == 124
+
+
+def test_a_segment_that_is_gone_is_stepped_over(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, 1)
+    for n in range(4):
+        journal.append(Kind.TRACES, bytes([n])).result(10)
+    journal.close()
+    (tmp_path / "00000002.tly").unlink()
+    journal = Journal(tmp_path, 1)
+    found, _ = read_all(journal)
+    journal.close()
+
+    assert found == [b"\0", b"\2", b"\3"]
+
+
+def test_appends_at_the_same_time_share_a_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    syncs = []
+    gate = threading.Event()
+
+    def fdatasync(fd: int) -> None:
+        syncs.append(fd)
+        gate.wait(10)
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    journal = Journal(tmp_path, 1 << 20)
+    first = journal.append(Kind.TRACES, b"0")
+    while not syncs:  # the writer is in the first sync; what comes now has to wait for the second
+        pass
+    others = [journal.append(Kind.TRACES, b"x") for _ in range(50)]
+    assert not first.done()
+    gate.set()
+    ends = {future.result(10) for future in [first, *others]}
+    journal.close()
+
+    assert len(syncs) == 2
+    assert len(ends) == 2
+
+
+def test_what_could_not_be_synced_is_refused_and_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, broken = os.fdatasync, threading.Event()
+
+    def fdatasync(fd: int) -> None:
+        if broken.is_set():
+            raise OSError(5, "Input/output error")
+        real(fd)
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    journal = Journal(tmp_path, 1 << 20)
+    kept = journal.append(Kind.TRACES, b"kept").result(10)
+    broken.set()
+    with pytest.raises(JournalFullError, match="Input/output error"):
+        journal.append(Kind.TRACES, b"refused").result(10)
+    assert journal.fault is not None
+    assert (journal.end, (tmp_path / "00000001.tly").stat().st_size) == (kept, kept.offset)
+    broken.clear()
+    journal.append(Kind.TRACES, b"new").result(10)
+    assert journal.fault is None
+    found = read_all(journal)
+    journal.close()
+
+    assert found == ([b"kept", b"new"], 0)
+
+
+def test_a_closed_journal_refuses(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, 1 << 20)
+    journal.close()
+
+    with pytest.raises(JournalFullError):
+        journal.append(Kind.TRACES, b"late").result(10)
+
+
+def test_positions_compare_and_subtract_over_segments(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, 1)
+    ends = [journal.append(Kind.TRACES, b"x" * n).result(10) for n in (10, 20, 30)]
+
+    assert ends == sorted(ends) == [Position(1, 34), Position(2, 44), Position(3, 54)]
+    assert journal.bytes_between(Position(1, 0), ends[2]) == journal.size_bytes() == 132
+    assert journal.bytes_between(ends[0], ends[1]) == 44
+    journal.close()
+
+
+def test_what_was_seen_is_never_forgotten_and_news_is_rarely_mistaken() -> None:
+    import numpy as np
+
+    random = np.random.default_rng(1)
+    known, news = (random.integers(0, 2**63, 300_000).astype(np.uint64) for _ in range(2))
+    seen = Seen()
+    for part in np.array_split(known, 7):
+        seen.add(part)
+
+    assert seen.perhaps(known).all()
+    assert seen.perhaps(news).mean() < 0.001
+    assert not Seen().perhaps(news).any()
