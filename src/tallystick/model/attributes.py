@@ -50,6 +50,36 @@ KEY = "tallystick.key"
 TAG_PREFIX = "tallystick.tag."
 COST_STATUS = "tallystick.cost.status"
 CHUNKS = "tallystick.stream.chunks"
+STREAM_GAP_S = "tallystick.stream.longest_gap_s"
+STREAM_RATE = "tallystick.stream.tokens_per_second"
+
+# What a request looks like, without a word of it: salted hashes and sizes.
+REQUEST_DIGEST = "tallystick.request_digest"
+PREFIX_DIGESTS = "tallystick.prefix_digests"
+"""JSON list of [digest, characters so far] of the request's beginnings, the shortest first."""
+TEMPLATE = "tallystick.template"
+REQUEST_CHARACTERS = "tallystick.request.characters"
+REQUEST_TOOLS_CHARACTERS = "tallystick.request.tools_characters"
+REQUEST_MESSAGES = "tallystick.request.messages"
+
+# Calls of one piece of work: a retry, a fallback, a re-ask.
+LINK_ID = "tallystick.link.id"
+"""The id of the chain's first call."""
+LINK_KIND = "tallystick.link.kind"
+LINK_INDEX = "tallystick.link.index"
+
+# What only the app knows, each a span of its own.
+MARKER = "tallystick.marker"
+MARKER_CALL = "tallystick.marker.call"
+"""The id of the call that a marker speaks of."""
+MARKER_REASON = "tallystick.marker.reason"
+MARKER_TO = "tallystick.marker.to"
+MARKER_SAVED_USD = "tallystick.marker.saved_usd"
+
+# Content, only where the app opted in.
+INPUT_MESSAGES = "gen_ai.input.messages"
+OUTPUT_MESSAGES = "gen_ai.output.messages"
+SYSTEM_INSTRUCTIONS = "gen_ai.system_instructions"
 
 # On the child span of each HTTP attempt, beside what opentelemetry-instrumentation-httpx puts there.
 ATTEMPT = "tallystick.attempt"
@@ -59,6 +89,11 @@ STATUS_CODE = "http.response.status_code"
 REQUEST_ID = "tallystick.attempt.request_id"
 RETRY_AFTER_S = "tallystick.attempt.retry_after_s"
 ATTEMPT_OUTCOME = "tallystick.attempt.outcome"
+ATTEMPT_CODE = "tallystick.attempt.code"
+WAITED_S = "tallystick.attempt.waited_s"
+SHOULD_RETRY = "tallystick.attempt.should_retry"
+RATE_LIMIT_PREFIX = "tallystick.ratelimit."
+"""Below it ``{requests,tokens,input_tokens,output_tokens}.{limit,remaining,reset_s}``."""
 
 TAGS = {"feature": FEATURE, "user": USER, "session": SESSION, "prompt": PROMPT_NAME}
 """What `tallystick.tags` has words for; every other tag goes below ``tallystick.tag.``."""
