@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,54 @@ def test_a_store_that_fails_turns_health_red_and_is_opened_anew(
         running.settle()
         until(lambda: health(running)[0] == 200, "health stayed red")
         assert running.ask("totals")["calls"] == 2
+
+
+def test_an_applier_that_hangs_turns_health_red(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+    real = Store.apply
+
+    def apply(store: Store, *arguments: Any) -> None:
+        go_on.wait(60)
+        real(store, *arguments)
+
+    monkeypatch.setattr(Store, "apply", apply)
+    monkeypatch.setattr("tallystick.collector.apply.STUCK_S", 0.3)
+    with running_collector(tmp_path) as running:
+        assert running.post(otlp_call(usage=USAGE).SerializeToString())[0] == 200
+        until(lambda: health(running)[0] == 503, "health stayed green")
+        assert "has not moved" in health(running)[1]["reason"]
+        go_on.set()
+        running.settle()
+        assert health(running)[0] == 200
+
+
+def test_clients_that_do_not_go_on_are_hung_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tallystick.collector.patience.HEADERS_S", 0.5)
+    monkeypatch.setattr("tallystick.collector.patience.BODY_S", 0.5)
+    headers = b"Host: localhost\r\nContent-Type: application/x-protobuf\r\nContent-Length: 9\r\n\r\n"
+    sent = (b"", b"POST", b"POST /v1/traces HTTP/1.1\r\n" + headers + b"12345")
+    with running_collector(tmp_path) as running, ExitStack() as stack:
+        address = ("127.0.0.1", int(running.url.rpartition(":")[2]))
+        slow = [stack.enter_context(socket.create_connection(address, timeout=20)) for _ in range(200)]
+        for number, client in enumerate(slow):
+            client.sendall(sent[number % 3])
+        slow[0].sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert slow[0].recv(65536).startswith(b"HTTP/1.1 200")
+        slow[0].sendall(b"GET /hea")  # a further request that does not go on
+        running.send(otlp_call(usage=USAGE))
+        assert running.ask("totals")["calls"] == 1
+        answers = [everything(client) for client in slow]
+
+    assert answers[1] == answers[3] == b""
+    assert answers[2].startswith(b"HTTP/1.1 408")
+
+
+def everything(client: socket.socket) -> bytes:
+    """Return what is sent until the other side hangs up; fail when it does not."""
+    parts = []
+    while part := client.recv(65536):
+        parts.append(part)
+    return b"".join(parts)
 
 
 def test_a_fault_of_ours_in_one_span_costs_that_span(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from tallystick.collector import otlp
+from tallystick.collector import otlp, patience
 from tallystick.collector.journal import Journal, JournalFullError
 from tallystick.collector.settings import CollectorSettings
 from tallystick.collector.spans import rejections
@@ -45,8 +45,8 @@ class Receiver:
             body = await self._body(request)
         except (otlp.UnsupportedError, otlp.TooLargeError, MalformedBatchError, JournalFullError) as error:
             return _refusal(media, error)
-        except ClientDisconnect:
-            return Response(status_code=400)
+        except (ClientDisconnect, TimeoutError):
+            return Response(status_code=408, headers={"Connection": "close"})
         try:
             return await self._take(media, request.headers.get("content-encoding", ""), body)
         except (otlp.UnsupportedError, otlp.TooLargeError, MalformedBatchError, JournalFullError) as error:
@@ -61,8 +61,8 @@ class Receiver:
             self.held_bytes -= len(await self._body(request))
         except (otlp.TooLargeError, MalformedBatchError, JournalFullError) as error:
             return _refusal(media, error)
-        except ClientDisconnect:
-            return Response(status_code=400)
+        except (ClientDisconnect, TimeoutError):
+            return Response(status_code=408, headers={"Connection": "close"})
         return Response(b"{}" if media == otlp.JSON else b"", media_type=media)
 
     async def _take(self, media: str, encoding: str, body: bytes) -> Response:
@@ -99,11 +99,12 @@ class Receiver:
         parts: list[bytes] = []
         size = 0
         try:
-            async for part in request.stream():
-                size += len(part)
-                self.held_bytes += len(part)
-                self._bound(size)
-                parts.append(part)
+            async with asyncio.timeout(patience.BODY_S):
+                async for part in request.stream():
+                    size += len(part)
+                    self.held_bytes += len(part)
+                    self._bound(size)
+                    parts.append(part)
         except BaseException:
             self.held_bytes -= size
             raise

@@ -22,6 +22,7 @@ from tallystick.collector.apply import Applier
 from tallystick.collector.decode import Decoder
 from tallystick.collector.folder import Folder, own
 from tallystick.collector.journal import Journal
+from tallystick.collector.patience import PatientProtocol, allow_many_connections
 from tallystick.collector.receive import Receiver
 from tallystick.collector.serve import Answers, application
 from tallystick.collector.settings import Settings
@@ -72,9 +73,18 @@ class Service:
         answers = Answers(self.applier, self.journal, self.settings, self.pool, price_version)
         self.app = application(Receiver(self.journal, collector), answers)
         config = uvicorn.Config(
-            self.app, log_config=None, access_log=False, lifespan="off", ws="none", server_header=False,
-            timeout_graceful_shutdown=int(STOP_S), timeout_keep_alive=75, backlog=BACKLOG, http="h11", loop="asyncio",
-        )  # fmt: skip
+            self.app,
+            http=PatientProtocol,
+            ws="none",
+            loop="asyncio",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=int(STOP_S),
+        )
         self.server = _Server(config)
 
     @property
@@ -118,6 +128,7 @@ def run_forever(settings: Settings) -> int:
     """Run a collector in the foreground until SIGINT or SIGTERM; return 0."""
     # Spans become many short-lived rows; looking for cycles among them so often costs a fifth of the CPU.
     gc.set_threshold(50_000, 20, 50)
+    allow_many_connections()
     logging.basicConfig(level=logging.WARNING, format="tallystick: %(message)s", stream=sys.stderr)
     service = Service(settings)
     try:
