@@ -224,12 +224,12 @@ def test_many_threads_each_call_once(ledger: Any, oai: Any, provider: Provider) 
     assert len(ledger.attempts()) == 40
 
 
-OURS = [
-    (_hooks, "route_of"), (_hooks, "caller"), (_hooks, "current_tags"), (_hooks, "provider_of"),
-    (_hooks, "current_call"), (_hooks, "wants_usage"), (_hooks.Hooks, "_told"), (_call, "read_body"),
-    (_call, "price_unit"), (_call, "tap"), (_call, "unit_attributes"), (_call, "stream_reader"), (_call.Call, "answered"), (_call.Call, "_over"),
-    (_call.Call, "returned"), (_call.Call, "failed"), (_call.Call, "_take"),
-]  # fmt: skip
+OURS: list[tuple[Any, str]] = [
+    *[(_hooks, name) for name in ("route_of", "caller", "current_tags", "provider_of", "current_call", "wants_usage")],
+    *[(_call, name) for name in ("read_body", "price_unit", "tap", "unit_attributes", "stream_reader")],
+    *[(_call.Call, name) for name in ("answered", "_over", "returned", "failed", "_take")],
+    (_hooks.Hooks, "_told"),
+]
 
 
 @pytest.mark.swallows
