@@ -7,10 +7,11 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 import pytest
 
@@ -128,26 +129,24 @@ def test_from_the_spend_tile_over_the_dearest_call_to_its_receipt(page: Page, an
 def test_a_bar_leads_to_its_calls(page: Page, answers: Answers, port: int) -> None:
     with serving(answers, port):
         page.goto("/?range=1h")
-        canvas = page.locator("[data-testid=stVegaLiteChart] canvas, [data-testid=stVegaLiteChart] svg").first
-        canvas.wait_for()
-        bar = page.locator("[data-testid=stVegaLiteChart] .mark-rect path").first
-        if bar.count():
-            bar.click()
-        else:
-            _click_a_bar(page, canvas)
+        page.get_by_text("Dearest calls").wait_for()
+
+        _over_the_bars(page, page.mouse.click, lambda: "/calls" in page.url)
 
         page.wait_for_url(re.compile(r"/calls\?start=.*&model=claude-sonnet-4-5"))
         page.get_by_text("1 call ·").wait_for()
 
 
-def _click_a_bar(page: Page, canvas: object) -> None:
-    box = canvas.bounding_box()  # type: ignore[attr-defined]
-    # The three bars are one minute wide each, one to three minutes before the right edge.
-    for step in range(40):
-        page.mouse.click(box["x"] + box["width"] * (1 - step / 400), box["y"] + box["height"] * 0.72)
+def _over_the_bars(page: Page, act: Callable[[float, float], None], done: Callable[[], bool]) -> None:
+    """Act along the foot of the chart, from the newest bar to older ones, until it is done."""
+    box = page.get_by_test_id("stVegaLiteChart").bounding_box()
+    assert box is not None
+    for step in range(80):
+        act(box["x"] + box["width"] * (1 - step / 400), box["y"] + box["height"] * 0.7)
         page.wait_for_timeout(250)
-        if "/calls" in page.url:
+        if done():
             return
+    pytest.fail("no bar was hit")
 
 
 def test_first_it_waits_then_the_first_call_shows_by_itself(page: Page, answers: Answers, port: int) -> None:
@@ -169,11 +168,16 @@ def test_names_from_outside_are_letters(page: Page, answers: Answers, port: int)
             error_code=HOSTILE,
             exception=HOSTILE,
             outcome="refusal",
+            tags={HOSTILE: HOSTILE},
         )
     ]
     with serving(answers, port):
-        page.goto("/?by=feature")
+        page.goto(f"/?{urlencode({'by': f'tag.{HOSTILE}', 'range': '1h'})}")
         page.get_by_text("Dearest calls").wait_for()
+        tooltip = page.locator("#vg-tooltip-element.visible")
+        _over_the_bars(page, page.mouse.move, lambda: tooltip.count() > 0)
+        assert "<img" in tooltip.inner_text()
+        assert tooltip.locator("img, a, b, strong").count() == 0
         page.get_by_test_id("stPageLink").first.click()
         page.get_by_text("Where it came from").wait_for()
 

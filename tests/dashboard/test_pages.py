@@ -411,12 +411,14 @@ def test_strings_from_outside_are_letters_and_nothing_else(
     names = dict.fromkeys(
         ("model", "feature", "user", "service", "provider", "caller", "error_code", "exception", "key"), evil
     )
+    ended: dict[str, Any] = {"outcome": "server_error", "tags": {evil: evil}, "finish_reasons": [evil]}
+    priced = {**names, "model": "claude-sonnet-4-5"}
     answers.calls = [
-        call(0x1F, datetime.now(UTC), outcome="server_error", tags={evil: evil}, finish_reasons=[evil], **names)
+        call(number, datetime.now(UTC), **ended, **some) for number, some in ((0x1F, names), (0x2F, priced))
     ]
     answers.budgets = [{**answers.budgets[0], "name": evil, "scope": {"feature": evil}, "action": evil}]
     answers.ledger = {"rejected_spans": {evil: 1}, "prices": {"version": evil, "age_days": 1}}
-    query: dict[str, Any] = {"call": "1f"} if page == "call" else {"model": evil, "by": "feature"}
+    query: dict[str, Any] = {"call": "1f"} if page == "call" else {"feature": evil}
 
     test = open_page("calls" if page == "call" else page, **({"call": "000000000000001f"} if page == "call" else query))
 
@@ -424,6 +426,7 @@ def test_strings_from_outside_are_letters_and_nothing_else(
         str(element.value) for kind in ("markdown", "caption", "error", "warning", "info") for element in test.get(kind)
     ]
     texts += [metric.value for metric in test.metric] + [metric.label for metric in test.metric]
+    assert page or test.get("page_link")
     texts += [link.label for link in test.get("page_link")] + [bar.text for bar in test.get("progress")]
     texts += [element.value for element in test.subheader]
     for pills in test.pills:

@@ -70,6 +70,14 @@ def test_spend_shows_what_was_sent(collector: Running, open_page_of_any_collecto
     assert len(page.get("page_link")) == 3
 
 
+def test_spend_by_a_tag_of_the_users_own(collector: Running, open_page_of_any_collector: Open) -> None:
+    send(collector)
+
+    page = open_page_of_any_collector(by="tag.tenant")
+
+    assert dict(page.dataframe[0].value[["label", "calls"]].to_numpy()) == {"acme": 1, "(none)": 3}
+
+
 @pytest.mark.parametrize("span", ["1h", "6h", "7d", "30d"])
 def test_every_range_is_understood(span: str, collector: Running, open_page_of_any_collector: Open) -> None:
     send(collector)

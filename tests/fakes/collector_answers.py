@@ -418,7 +418,7 @@ class Answers:
         zone = ZoneInfo(query.get("timezone", ["UTC"])[0])
         cells: dict[tuple[datetime, str | None], list[Row]] = defaultdict(list)
         for row in rows:
-            cells[_bucket(_time(row["started_at"]), bucket, zone), row[by] if by else None].append(row)
+            cells[_bucket(_time(row["started_at"]), bucket, zone), _value(row, by) if by else None].append(row)
         told = [
             {
                 "at": iso(at),
