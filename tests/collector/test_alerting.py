@@ -122,6 +122,18 @@ def test_a_kill_between_sending_and_the_answer_marks_the_repeat(tmp_path: Path) 
     assert "repeated" in message["text"]
 
 
+def test_a_hanging_slack_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    with running_slack("hang") as slack, collector_process(tmp_path, config(slack)) as running:
+        spend(running, 4)
+        until(lambda: len(slack.tries) == 1, "nothing was sent")
+        begun = time.monotonic()
+        assert running.process is not None
+        running.process.terminate()
+        assert running.process.wait(20) == 0
+
+        assert time.monotonic() - begun < 8, "a try takes 10 s"
+
+
 def test_a_refusal_is_shown_and_not_tried_again(tmp_path: Path) -> None:
     with running_slack("410") as slack, running_collector(tmp_path, config(slack)) as running:
         spend(running, 4)

@@ -47,6 +47,8 @@ class Running:
     pid: int
     said: str = ""
     """What it printed before it said where it listens."""
+    process: subprocess.Popen[str] | None = None
+    """Its process, when it has one of its own."""
 
     @property
     def data(self) -> Path:
@@ -137,7 +139,7 @@ def collector_process(folder: Path, toml: str = "", **settings: Any) -> Iterator
     process = start_process(configure(folder, toml, **settings))
     try:
         url, said = wait_for_address(process)
-        yield Running(folder, url, process.pid, said)
+        yield Running(folder, url, process.pid, said, process)
     finally:
         process.kill() if process.poll() is None else None
         process.communicate()

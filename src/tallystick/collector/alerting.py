@@ -46,6 +46,7 @@ IDLE_S = 0.5
 CONTRIBUTORS = 3
 CONTRIBUTING = ("feature", "user", "model")
 APPLIED_S = 30.0
+STOP_S = 2.0
 
 
 def utc_now() -> datetime:
@@ -82,13 +83,16 @@ class Alerting:
             thread.start()
 
     def stop(self) -> None:
-        """End the threads; a message under way is waited for, because its outcome must be written down."""
+        """End the threads; a message under way is waited for a little, to write down its outcome.
+
+        One that takes longer is left: it is written down that it was being sent, so the next start marks the repeat.
+        """
         self._stopping.set()
         self.applier.committed.set()
         self._raised.set()
         for thread in self._threads:
             if thread.ident is not None:
-                thread.join()
+                thread.join(STOP_S)
 
     # Watching
 
