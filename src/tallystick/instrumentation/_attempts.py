@@ -1,13 +1,12 @@
-"""A child span for each HTTP attempt of a call, by opentelemetry-instrumentation-httpx on the SDK's own client.
+"""A child span for each HTTP attempt of a call, by opentelemetry-instrumentation-httpx.
 
-Only the SDK's client is instrumented, never the app's other traffic; and only what is sent for a call becomes a span.
+Only what is sent for a call becomes a span, never the app's other traffic; and no client of the app is touched for it.
 """
 
 from __future__ import annotations
 
 import threading
-import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -15,14 +14,13 @@ from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.trace import Span
+from opentelemetry.trace import NonRecordingSpan, Span, set_span_in_context
 
 from tallystick.instrumentation._guard import guard
 from tallystick.model.attributes import ATTEMPT, ATTEMPT_OUTCOME, REQUEST_ID, RESEND_COUNT, RETRY_AFTER_S, STATUS_CODE
 from tallystick.model.failures import Outcome, outcome_of_status
 
 CALL_KEY = otel_context.create_key("tallystick.call")
-FLAG = "_is_instrumented_by_opentelemetry"
 
 # Attributes of the HTTP span that the ledger keeps; a URL's query may hold a key, so URLs are left out.
 _KEPT = frozenset({
@@ -119,57 +117,161 @@ def _until(at: str, now: str | None) -> float | None:
         return None
 
 
+class _Sending:
+    """One send of an HTTP client, and what came of it, whatever becomes of its span."""
+
+    def __init__(self, request: Any, send: Callable[[], Any]) -> None:
+        self.error: BaseException | None = None
+        self._request = request
+        self._headers = request.headers
+        self._send = send
+        self._outside = otel_context.get_current()
+        self._begun = False
+        self._response: Any = None
+
+    def now(self) -> Any:
+        """Send, in the app's own context: its instrumentation of the HTTP library finds what it would without us."""
+        self._begun = True
+        self._request.headers = self._headers  # the instrumentor has put its own there, with what it propagates
+        token = otel_context.attach(self._outside)
+        try:
+            self._response = self._send()
+        except BaseException as error:
+            self.error = error
+            raise
+        finally:
+            otel_context.detach(token)
+        return self._response
+
+    async def now_async(self) -> Any:
+        """As `now`."""
+        self._begun = True
+        self._request.headers = self._headers
+        token = otel_context.attach(self._outside)
+        try:
+            self._response = await self._send()
+        except BaseException as error:
+            self.error = error
+            raise
+        finally:
+            otel_context.detach(token)
+        return self._response
+
+    def result(self) -> Any:
+        """Return or raise what the send did; send now if a fault of ours came before it (async: an awaitable)."""
+        if not self._begun:
+            return self._send()
+        if self.error is None:
+            return self._response
+        error, self.error = self.error, None  # or the error would hold its own traceback
+        try:
+            raise error
+        finally:
+            del error
+
+    async def result_async(self) -> Any:
+        """As `result`."""
+        return self.result() if self._begun else await self._send()
+
+
+class _Stand:
+    """What the instrumentor takes for a client: a transport of ours, through which the real client's sends go."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._mounts: dict[str, Any] = {}
+
+    @property
+    def transport(self) -> Any:
+        return self._transport
+
+
+class _Transport:
+    def handle_request(self, request: Any, *, sending: _Sending) -> Any:
+        return sending.now()
+
+
+class _AsyncTransport:
+    async def handle_async_request(self, request: Any, *, sending: _Sending) -> Any:
+        return await sending.now_async()
+
+
 class AttemptTracing:
-    """Instruments each SDK's HTTP client once, and undoes it."""
+    """Makes a span of each send of a call, by the instrumentor's own wrapper around a transport of ours.
+
+    The app's clients and transports stay as they are, so that its own instrumentation of them, before or after us, is
+    neither seen, doubled nor undone by ours.  The span lasts as long as the send: a body that the client reads at once
+    is part of it.
+    """
 
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
-        self._clients: weakref.WeakSet[Any] = weakref.WeakSet()
         self._lock = threading.Lock()
+        self._transports: dict[tuple[str, bool], Any] = {}
 
-    def instrument(self, client: Any) -> None:
-        """Make ``client``, an httpx or httpx2 client, sync or async, report its attempts."""
-        if client is None or client in self._clients:
-            return
-        with self._lock:
-            if client in self._clients:
-                return
-            self._clients.add(client)
-            instrumentor = _instrumentor_of(client)
-            if instrumentor is None:
-                return
-            asynchronous = hasattr(client, "aclose")
-            # The flag is the app's: set by it, it would refuse us; set by us, it would refuse the app.
-            before = getattr(client, FLAG, False)
-            setattr(client, FLAG, False)
-            instrumentor.instrument_client(
-                client,
-                tracer_provider=self._provider,
-                meter_provider=NoOpMeterProvider(),
-                request_hook=_on_request_async if asynchronous else _on_request,
-                response_hook=_on_response_async if asynchronous else _on_response,
-            )
-            setattr(client, FLAG, before)
+    def send(self, call: Any, request: Any, send: Callable[[], Any]) -> Any:
+        """Return or raise what ``send`` does, and record it as an attempt of ``call``."""
+        sending = _Sending(request, send)
+        with guard("the recording of an attempt"):
+            transport = self._transport(request, asynchronous=False)
+            token = otel_context.attach(_inside(call))
+            try:
+                transport.handle_request(request, sending=sending)
+            except Exception as error:
+                if error is not sending.error:
+                    raise
+            finally:
+                otel_context.detach(token)
+        return sending.result()
 
-    def uninstrument(self) -> None:
-        """Give every client that is still alive its transport back."""
-        with self._lock:
-            for client in list(self._clients):
-                if instrumentor := _instrumentor_of(client):
-                    before = getattr(client, FLAG, False)
-                    instrumentor.uninstrument_client(client)
-                    setattr(client, FLAG, before)
-            self._clients.clear()
+    async def send_async(self, call: Any, request: Any, send: Callable[[], Any]) -> Any:
+        """As `send`."""
+        sending = _Sending(request, send)
+        with guard("the recording of an attempt"):
+            transport = self._transport(request, asynchronous=True)
+            token = otel_context.attach(_inside(call))
+            try:
+                await transport.handle_async_request(request, sending=sending)
+            except Exception as error:
+                if error is not sending.error:
+                    raise
+            finally:
+                otel_context.detach(token)
+        return await sending.result_async()
+
+    def _transport(self, request: Any, *, asynchronous: bool) -> Any:
+        """Return the instrumented transport for the library of ``request``: httpx and httpx2 are apart."""
+        key = (_library_of(request), asynchronous)
+        if key not in self._transports:
+            with self._lock:
+                if key not in self._transports:
+                    self._transports[key] = self._instrumented(*key)
+        return self._transports[key]
+
+    def _instrumented(self, library: str, asynchronous: bool) -> Any:
+        from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor, HTTPXClientInstrumentor
+
+        stand = _Stand(_AsyncTransport() if asynchronous else _Transport())
+        instrumentor: Any = HTTPX2ClientInstrumentor if library == "httpx2" else HTTPXClientInstrumentor
+        instrumentor.instrument_client(
+            stand,
+            tracer_provider=self._provider,
+            meter_provider=NoOpMeterProvider(),
+            request_hook=_on_request_async if asynchronous else _on_request,
+            response_hook=_on_response_async if asynchronous else _on_response,
+        )
+        return stand.transport
 
 
-def _instrumentor_of(client: Any) -> Any:
-    """Return the instrumentor for the library that ``client`` is of; the two are apart even in one process."""
-    from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor, HTTPXClientInstrumentor
+def _inside(call: Any) -> Context:
+    """Return a context of ours alone: nothing that the app has set for its own instrumentation reaches ours."""
+    parent = set_span_in_context(NonRecordingSpan(call.span_context), Context())
+    return otel_context.set_value(CALL_KEY, call, parent)
 
-    for base in type(client).__mro__:
+
+def _library_of(request: Any) -> str:
+    for base in type(request).__mro__:
         library = base.__module__.partition(".")[0]
-        if library == "httpx2":
-            return HTTPX2ClientInstrumentor
-        if library == "httpx":
-            return HTTPXClientInstrumentor
-    return None
+        if library in {"httpx", "httpx2"}:
+            return library
+    raise TypeError(f"{type(request)} is a request of neither httpx nor httpx2")

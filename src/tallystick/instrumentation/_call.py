@@ -13,7 +13,7 @@ from typing import Any
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
-from opentelemetry.trace import set_span_in_context
+from opentelemetry.trace import SpanContext, set_span_in_context
 
 from tallystick.errors import BudgetExceededError, RequestTooLargeError
 from tallystick.instrumentation._attempts import CALL_KEY, outcome_of_transport
@@ -55,6 +55,8 @@ class Call:
         self, tracing: Tracing, route: Route, place: Place, request: Mapping[str, Any], told: dict[str, Any]
     ) -> None:
         self.attempts = 0
+        self.sender: Any = None
+        """The HTTP client whose sends are this call's attempts."""
         self.route = route
         self.place = place
         self.asked_for_usage = False
@@ -93,8 +95,16 @@ class Call:
 
     def enter(self) -> Token[Context]:
         """Make this the call that attempts and answers belong to; give the token to `leave`."""
-        context = set_span_in_context(self._span.current)
-        return otel_context.attach(otel_context.set_value(CALL_KEY, self, context))
+        context = otel_context.set_value(CALL_KEY, self)
+        # A span that the app's provider does not know must be nobody's parent.
+        if self._span.twin is not None:
+            context = set_span_in_context(self._span.twin, context)
+        return otel_context.attach(context)
+
+    @property
+    def span_context(self) -> SpanContext:
+        """What the spans inside this call have as their parent."""
+        return self._span.context
 
     def leave(self, token: Token[Context]) -> None:
         """Restore the context that was in force before `enter`."""
@@ -163,8 +173,12 @@ class Call:
 
     def failed(self, error: BaseException) -> None:
         """The SDK raised: the call is over."""
-        self._outcome, code = _outcome_of_error(error)
         self._more[names.EXCEPTION_TYPE] = type(error).__qualname__
+        self.refused(*_outcome_of_error(error))
+
+    def refused(self, outcome: Outcome, code: str | None) -> None:
+        """The call is over with ``outcome``; ``code`` is the provider's own word for it."""
+        self._outcome = outcome
         if code:
             self._more[names.ERROR_CODE] = code
         self._end()
@@ -244,4 +258,6 @@ def _outcome_of_error(error: BaseException) -> tuple[Outcome, str | None]:
         transport = outcome_of_transport(type(error.__cause__).__name__)
         timed_out = name == "APITimeoutError" and transport is Outcome.CONNECTION
         return (Outcome.TIMEOUT_READ if timed_out else transport), None
+    if type(error).__module__.partition(".")[0] in {"httpx", "httpx2"}:
+        return outcome_of_transport(name), None
     return Outcome.UNKNOWN, None

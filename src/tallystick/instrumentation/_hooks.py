@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 from opentelemetry.trace import Span
 
-from tallystick.instrumentation._attempts import AttemptTracing
 from tallystick.instrumentation._call import Call, current_call
 from tallystick.instrumentation._caller import caller
 from tallystick.instrumentation._guard import guard
@@ -25,7 +24,7 @@ from tallystick.instrumentation._include_usage import (
     without_usage_async,
 )
 from tallystick.instrumentation._keys import Fingerprints
-from tallystick.instrumentation._routes import route_of
+from tallystick.instrumentation._routes import Route, route_of
 from tallystick.instrumentation._settings import Settings
 from tallystick.instrumentation._tags import current_tags
 from tallystick.instrumentation._tracing import Tracing
@@ -39,11 +38,10 @@ Wrapped = Callable[..., Any]
 class Hooks:
     """The wrappers, and what they need to know."""
 
-    def __init__(self, settings: Settings, tracing: Tracing, attempts: AttemptTracing) -> None:
+    def __init__(self, settings: Settings, tracing: Tracing) -> None:
         self.enabled = True
         self._settings = settings
         self._tracing = tracing
-        self._attempts = attempts
         self._keys = Fingerprints(settings.spool)
         self._places: dict[str, Place] = {}
 
@@ -164,15 +162,22 @@ class Hooks:
             route = route_of(options.method, options.url)
             if route is None:
                 return None
-            self._attempts.instrument(client._client)  # noqa: SLF001 -- the SDK has no public name for it
             request = options.json_data if isinstance(options.json_data, Mapping) else {}
-            return Call(self._tracing, route, self._place(str(client.base_url)), request, self._told(client))
+            key = getattr(client, "api_key", None)
+            sender = client._client  # noqa: SLF001 -- the SDK has no public name for it
+            return self.open_call(route, str(client.base_url), request, key, sender)
         return None
 
-    def _told(self, client: Any) -> dict[str, Any]:
+    def open_call(self, route: Route, base_url: str, request: Mapping[str, Any], key: object, sender: Any) -> Call:
+        """Return a call that begins now; what ``sender``, an HTTP client, sends inside it are its attempts."""
+        call = Call(self._tracing, route, self._place(base_url), request, self._told(key))
+        call.sender = sender
+        return call
+
+    def _told(self, key: object) -> dict[str, Any]:
         told: dict[str, Any] = dict(current_tags())
-        if (key := self._keys.of(getattr(client, "api_key", None))) is not None:
-            told[KEY] = key
+        if (fingerprint := self._keys.of(key)) is not None:
+            told[KEY] = fingerprint
         if (made_by := caller()) is not None:
             told[CALLER] = made_by
         return told

@@ -16,6 +16,7 @@ from typing import Any
 import wrapt
 
 from tallystick.instrumentation._attempts import AttemptTracing
+from tallystick.instrumentation._foreign import Sends
 from tallystick.instrumentation._guard import guard
 from tallystick.instrumentation._hooks import Hooks
 from tallystick.instrumentation._settings import Settings, read_settings
@@ -31,8 +32,8 @@ class _Installation:
     spool: Spool
     shipper: Shipper
     tracing: Tracing
-    attempts: AttemptTracing
     hooks: Hooks
+    sends: Sends
     undo: list[Callable[[], None]] = field(default_factory=list)
 
 
@@ -82,8 +83,6 @@ def uninstrument() -> None:
     for undo in reversed(installation.undo):
         with guard("the removal of a patch"):
             undo()
-    with guard("the removal of a patch"):
-        installation.attempts.uninstrument()
     _leave(installation)
 
 
@@ -101,9 +100,16 @@ def _install(settings: Settings) -> _Installation:
     tracing = Tracing(settings, spool)
     shipper = Shipper(spool, settings.collector, tracing.report_dropped)
     spool.wake = shipper.wake
-    attempts = AttemptTracing(tracing.provider)
-    installation = _Installation(settings, spool, shipper, tracing, attempts, Hooks(settings, tracing, attempts))
-    for name in ("anthropic._base_client", "openai._base_client", "openai._streaming"):
+    hooks = Hooks(settings, tracing)
+    sends = Sends(hooks, AttemptTracing(tracing.provider), settings.providers)
+    installation = _Installation(settings, spool, shipper, tracing, hooks, sends)
+    for name in (
+        "anthropic._base_client",
+        "openai._base_client",
+        "openai._streaming",
+        "httpx._client",
+        "httpx2._client",
+    ):
         _when_imported(name, installation)
     atexit.register(_leave, installation)
     installation.undo.append(lambda: atexit.unregister(_leave))
@@ -166,7 +172,7 @@ class _PatchingLoader(wrapt.ObjectProxy):  # type: ignore[type-arg]
 
 
 def _patch(module: ModuleType, installation: _Installation) -> None:
-    """Patch one module of an SDK; a target that is missing disables that target alone."""
+    """Patch one module of an SDK or an HTTP library; a target that is missing disables that target alone."""
     hooks = installation.hooks
     targets: list[tuple[str, Callable[..., Any]]] = [
         ("SyncAPIClient.request", hooks.request),
@@ -178,6 +184,9 @@ def _patch(module: ModuleType, installation: _Installation) -> None:
         targets.append(("start_api_call_span", hooks.start_native_span))
     if module.__name__.endswith("._streaming"):
         targets = [("Stream.__stream__", hooks.stream), ("AsyncStream.__stream__", hooks.stream_async)]
+    if module.__name__.startswith("httpx"):
+        sends = installation.sends
+        targets = [("Client.send", sends.send), ("AsyncClient.send", sends.send_async)]
     for path, wrapper in targets:
         with guard(f"the patching of {module.__name__}.{path}"):
             installation.undo.append(_wrap(module, path, wrapper))

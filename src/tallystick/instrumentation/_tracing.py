@@ -11,13 +11,13 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
+from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import (
     INVALID_SPAN_CONTEXT,
-    NonRecordingSpan,
     Span,
     SpanContext,
     SpanKind,
@@ -27,7 +27,7 @@ from opentelemetry.trace import (
 )
 
 from tallystick import __version__
-from tallystick.instrumentation._attempts import attempt_attributes
+from tallystick.instrumentation._attempts import CALL_KEY, attempt_attributes
 from tallystick.instrumentation._guard import guard
 from tallystick.instrumentation._otlp import encode_request, encode_resource, encode_scope, encode_span
 from tallystick.instrumentation._settings import Settings
@@ -41,37 +41,42 @@ _ids = random.SystemRandom()  # a forked worker must not repeat its parent's
 class CallSpan:
     """The span of a call: an entry of the ledger, and its twin in the app's traces or None."""
 
-    __slots__ = ("_attributes", "_context", "_name", "_parent_id", "_start_ns", "_tracing", "_twin", "current")
+    __slots__ = ("_attributes", "_name", "_parent_id", "_start_ns", "_tracing", "context", "twin")
 
     def __init__(self, tracing: Tracing, name: str, attributes: dict[str, Any], start_ns: int) -> None:
         self._tracing = tracing
         self._name = name
         self._attributes = attributes
         self._start_ns = start_ns
-        parent = trace.get_current_span().get_span_context()
+        parent = _parent()
         self._parent_id = parent.span_id
-        self._twin = _start_twin(name, attributes, start_ns)
-        if self._twin is None:
+        self.twin = _start_twin(name, attributes, start_ns)
+        if self.twin is None:
             trace_id = parent.trace_id or _ids.getrandbits(128)
-            self._context = SpanContext(trace_id, _ids.getrandbits(64), is_remote=False, trace_flags=_SAMPLED)
+            self.context = SpanContext(trace_id, _ids.getrandbits(64), is_remote=False, trace_flags=_SAMPLED)
         else:
-            self._context = self._twin.get_span_context()
-        self.current: Span = self._twin or NonRecordingSpan(self._context)
-        """What is the current span while the SDK works on the call."""
+            self.context = self.twin.get_span_context()
 
     def end(self, attributes: Mapping[str, Any], end_ns: int, *, failed: bool) -> None:
         """Write the span; it is in a file when this returns."""
         self._attributes.update(attributes)
         self._tracing.write(
             encode_span(
-                self._name, self._context, self._parent_id, self._start_ns, end_ns, self._attributes, failed=failed
+                self._name, self.context, self._parent_id, self._start_ns, end_ns, self._attributes, failed=failed
             )
         )
-        if self._twin is not None:
-            self._twin.set_attributes(attributes)
+        if self.twin is not None:
+            self.twin.set_attributes(attributes)
             if failed:
-                self._twin.set_status(Status(StatusCode.ERROR))
-            self._twin.end(end_ns)
+                self.twin.set_status(Status(StatusCode.ERROR))
+            self.twin.end(end_ns)
+
+
+def _parent() -> SpanContext:
+    """Return the app's current span; inside another call, which the app's provider may not know, that call."""
+    outer: Any = otel_context.get_value(CALL_KEY)
+    current = trace.get_current_span().get_span_context()
+    return outer.span_context if outer is not None and not current.is_valid else current
 
 
 def _start_twin(name: str, attributes: Mapping[str, Any], start_ns: int) -> Span | None:
