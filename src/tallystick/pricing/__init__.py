@@ -9,6 +9,7 @@ The standard library only, so that an instrumented app carries no price library.
 from __future__ import annotations
 
 from tallystick.pricing._book import Book, load_book
+from tallystick.pricing._bound import Bound, upper_bound
 from tallystick.pricing._receipts import Refusal, price, read_usage
 
-__all__ = ["Book", "Refusal", "load_book", "price", "read_usage"]
+__all__ = ["Book", "Bound", "Refusal", "load_book", "price", "read_usage", "upper_bound"]

@@ -171,6 +171,8 @@ class Book:
             (raw["provider"], raw["item"]): Spec(Decimal(raw["price"]), (), raw.get("source", "overrides"), None)
             for raw in document["fees"]
         }
+        self.limits: list[Mapping[str, Any]] = document.get("limits", [])
+        """What models write at most in one answer."""
         self._fallbacks: Mapping[str, list[str]] = document["fallbacks"]
         self._aliases = {(raw["provider"], raw["name"].lower()): raw for raw in document["aliases"]}
         self._disputes = {(raw["provider"], raw["name"].lower()): raw["source"] for raw in document["disputes"]}

@@ -29,6 +29,7 @@ def merge(document: Json, overrides: Overrides) -> None:
     document["multipliers"] += overrides["multiplier"]
     document["aliases"] += overrides["alias"]
     document["disputes"] += overrides["dispute"]
+    document["limits"] = overrides["limit"] + document.get("limits", [])
 
 
 def amount_text(amount: Decimal) -> str:

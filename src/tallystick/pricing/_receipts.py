@@ -94,7 +94,7 @@ def price(
     reading: Reading | None = None
     try:
         book = book or load_book()
-        place = _place(book, provider, params)
+        place = place_for(book, provider, params)
         reading = _read(place.provider, usage, params)
         if reading.stated_usd is not None:
             return _stated(reading, provider, model, book)
@@ -118,7 +118,7 @@ def price(
 def read_usage(provider: str, api: str, usage: Mapping[str, Any] | None, **params: Any) -> Usage | Refusal:
     """Return the counts in ``usage`` in our one convention, or why they cannot be read.  Never raises."""
     try:
-        place = _place(load_book(), provider, params)
+        place = place_for(load_book(), provider, params)
         return _read(place.provider, usage, {**params, "api": api}).usage
     except (Refused, SettingsError) as refused:
         return Refusal(str(refused))
@@ -126,16 +126,16 @@ def read_usage(provider: str, api: str, usage: Mapping[str, Any] | None, **param
         return Refusal(f"malformed: {type(error).__name__}: {error}")
 
 
-def _place(book: Book, provider: str, params: Mapping[str, Any]) -> _names.Place:
+def place_for(book: Book, provider: str, params: Mapping[str, Any]) -> _names.Place:
     key = (provider, params.get("base_url"), params.get("cloud"), params.get("region"))
     place = book.plans.get(key)
     if place is None:
         place = _names.place_of(*key, book.hosts)
-        _remember(book, key, place)
+        remember(book, key, place)
     return place
 
 
-def _remember(book: Book, key: Any, value: Any) -> None:
+def remember(book: Book, key: Any, value: Any) -> None:
     if len(book.plans) >= PLANS_MAX:
         book.plans.clear()
     book.plans[key] = value
@@ -202,7 +202,7 @@ def _word(value: Any) -> str:
     return value.strip().lower() if isinstance(value, str) else ""
 
 
-def _moment(value: Any) -> datetime:
+def moment_of(value: Any) -> datetime:
     """Return the time of the call in UTC; now when none is given."""
     if value is None:
         return datetime.now(UTC)
@@ -222,13 +222,13 @@ def _priced(
     book: Book, place: _names.Place, provider: str, model: str, reading: Reading, params: Mapping[str, Any]
 ) -> Receipt:
     case = _case(reading, params)
-    at = _moment(params.get("timestamp"))
+    at = moment_of(params.get("timestamp"))
     asked = params.get("request_model")
     lines: list[Line] = []
     doubts = case.doubts
     total = ZERO
     for part in reading.parts:
-        plan = _plan(book, place, part.model or model, asked if isinstance(asked, str) else None, case, at)
+        plan = plan_of(book, place, part.model or model, asked if isinstance(asked, str) else None, case, at)
         counts = {**part.counts, "request": 1} if "request" in plan.rates else part.counts
         for item, count in counts.items():
             line = _line(book, plan, part, item, count)
@@ -247,18 +247,18 @@ def _priced(
     )
 
 
-def _plan(book: Book, place: _names.Place, model: str, asked: str | None, case: Case, at: datetime) -> Plan:
+def plan_of(book: Book, place: _names.Place, model: str, asked: str | None, case: Case, at: datetime) -> Plan:
     key: tuple[Any, ...] = (place, model, asked, case.when, case.speed, case.geo, at.toordinal())
     plan = book.plans.get(key)
     if plan is None:
         plan = _make_plan(book, place, model, asked, case, at)
-        _remember(book, key, TIMED if plan.found.model.is_timed else plan)
+        remember(book, key, TIMED if plan.found.model.is_timed else plan)
     elif plan is TIMED:
         key += (at.hour, at.minute)
         plan = book.plans.get(key)
         if plan is None:
             plan = _make_plan(book, place, model, asked, case, at)
-            _remember(book, key, plan)
+            remember(book, key, plan)
     return plan
 
 

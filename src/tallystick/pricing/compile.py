@@ -92,6 +92,7 @@ def compile_book(overrides: Overrides) -> Json:
         "multipliers": [],
         "aliases": [],
         "disputes": [],
+        "limits": [],
         "providers": compiled,
     }
     merge(document, overrides)

@@ -28,6 +28,7 @@ _KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "fee": (("provider", "item", "price"), _ALWAYS),
     "ratio": (("provider", "item", "of", "factor"), (*_ALWAYS, "needs")),
     "dispute": (("provider", "name"), _ALWAYS),
+    "limit": (("provider", "models", "output_tokens"), _ALWAYS),
     "host": (("host", "provider"), ("path", *_ALWAYS)),
 }
 _WHEN = {
@@ -89,7 +90,7 @@ def _check_value(key: str, value: object, table: str, where: str) -> None:
         _check_hours(value, where)
     elif key in {"models", "weekdays", "unpublished"} and not isinstance(value, list):
         raise SettingsError(f"{where}: {key} = {value!r} is not a list")
-    elif key in {"above", "minimum"} and not (isinstance(value, int) and value > 0):
+    elif key in {"above", "minimum", "output_tokens"} and not (isinstance(value, int) and value > 0):
         raise SettingsError(f"{where}: {key} = {value!r} is not a whole number above 0")
     elif key in {"item", "of", "needs"} and value not in UNITS:
         raise SettingsError(f"{where}: {key} = {value!r} is nothing that can be charged; known: {', '.join(UNITS)}")
