@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import Token
 from datetime import UTC, datetime
 from typing import Any
@@ -20,10 +19,18 @@ from tallystick.instrumentation._attempts import CALL_KEY, outcome_of_transport
 from tallystick.instrumentation._guard import guard
 from tallystick.instrumentation._include_usage import HIDE
 from tallystick.instrumentation._routes import Route
-from tallystick.instrumentation._tap import Recorder, tap
+from tallystick.instrumentation._tap import Recorder, is_tapped, tap
 from tallystick.instrumentation._tracing import CallSpan, Tracing
 from tallystick.instrumentation._units import Place, Unit, lacks_output, price_unit, unit_attributes
-from tallystick.instrumentation._wire import Answer, WholeBody, read_body, read_error, stream_reader
+from tallystick.instrumentation._wire import (
+    Answer,
+    BatchResults,
+    OpaqueBody,
+    WholeBody,
+    read_content,
+    read_error,
+    stream_reader,
+)
 from tallystick.model import attributes as names
 from tallystick.model.failures import Outcome
 
@@ -57,11 +64,15 @@ class Call:
         self.attempts = 0
         self.sender: Any = None
         """The HTTP client whose sends are this call's attempts."""
+        self.on_end: Callable[[Outcome], None] | None = None
+        """Told the outcome when the call ends."""
         self.route = route
         self.place = place
         self.asked_for_usage = False
         """True while what is sent has ``include_usage`` by our doing."""
         self._request = request
+        self._tracing = tracing
+        self._told = told
         self._units: list[Unit] = []
         self._outcome = Outcome.OK
         self._more: dict[str, Any] = {}
@@ -93,6 +104,10 @@ class Call:
                 asked[attribute] = value
         return asked
 
+    def note(self, attributes: Mapping[str, Any]) -> None:
+        """Put more on the span of the call."""
+        self._more |= attributes
+
     def enter(self) -> Token[Context]:
         """Make this the call that attempts and answers belong to; give the token to `leave`."""
         context = otel_context.set_value(CALL_KEY, self)
@@ -116,60 +131,77 @@ class Call:
             return
         if self.asked_for_usage:
             response.extensions[HIDE] = True
-        content = _content(response)
         kind = response.headers.get("content-type", "")
+        content = _content(response)
         if content is None:
             self._listen(response, kind, asynchronous=asynchronous)
-        elif "json" in kind:
-            self._take(self._read(content), streamed=False)
-        elif kind.startswith("text/html"):
-            self._worsen(Outcome.INVALID_OUTPUT)  # some proxy's page: the provider answered nothing
-        else:
-            self._take(Answer(), streamed=False)
-
-    def _read(self, content: bytes) -> Answer:
-        if self.route.api == "embeddings":
-            # Their vectors are most of the body, and no text of the app's is in it: read the end alone.
-            return _read_embeddings(content)
-        try:
-            return read_body(json.loads(content))
-        except ValueError:
-            return Answer(outcome=Outcome.INVALID_OUTPUT)
+            return
+        for answer in read_content(content, kind, self.route):
+            self.take(answer, streamed=False)
 
     def _listen(self, response: Any, kind: str, *, asynchronous: bool) -> None:
-        reader = stream_reader(self.route.api) if "event-stream" in kind else WholeBody()
+        reader = stream_reader(self.route, kind, self._take_part)
         encoding = response.headers.get("content-encoding", "").strip().lower()
         with self._lock:
             self._reading += 1
         tap(response, Recorder(reader, encoding, self._on_content, self._over), asynchronous=asynchronous)
 
+    def watch(self, result: Any, *, asynchronous: bool) -> None:
+        """Stay open until the stream that a client's middleware made of its own is over.
+
+        Middleware may ask further models while the app reads: what it asks is of this call, whose outcome is that of
+        the stream which the app sees.
+        """
+        response = getattr(result, "response", None) or getattr(result, "http_response", None)
+        if response is None or _content(response) is not None or is_tapped(response):
+            return
+        with self._lock:
+            self._reading += 1
+        reader = stream_reader(self.route, response.headers.get("content-type", ""), self._take_part)
+        recorder = Recorder(reader, "", self._on_content, self._watched)
+        tap(response, recorder, asynchronous=asynchronous, inside=(self.enter, self.leave))
+
     def _on_content(self) -> None:
-        self._more[names.RESPONSE_FIRST_CHUNK] = (time.perf_counter_ns() - self._start_tick) / 1e9
+        self._more.setdefault(names.RESPONSE_FIRST_CHUNK, (time.perf_counter_ns() - self._start_tick) / 1e9)
 
     def _over(self, recorder: Recorder) -> None:
-        streamed = not isinstance(recorder.reader, WholeBody)
-        if streamed:
+        reader = recorder.reader
+        streamed = not isinstance(reader, WholeBody | OpaqueBody | BatchResults)
+        if streamed and not reader.answer.is_unreadable and lacks_output(reader.answer, self.route):
+            reader.estimate()
+        reader.answer.outcome = recorder.outcome
+        for answer in reader.answers:
+            self.take(answer, streamed=streamed)
+        self._watched(recorder)
+
+    def _watched(self, recorder: Recorder) -> None:
+        self._outcome = recorder.outcome
+        if not isinstance(recorder.reader, WholeBody | OpaqueBody):
             self._more[names.CHUNKS] = recorder.reader.events
-            if lacks_output(recorder.reader.answer, self.route):
-                recorder.reader.estimate()
-        recorder.reader.answer.outcome = recorder.outcome
         if recorder.exception:
             self._more[names.EXCEPTION_TYPE] = recorder.exception
-        self._take(recorder.reader.answer, streamed=streamed)
         with self._lock:
             self._reading -= 1
         self._end_if_over()
 
-    def _take(self, answer: Answer, *, streamed: bool) -> None:
-        self._worsen(answer.outcome)
+    def take(self, answer: Answer, *, streamed: bool) -> None:
+        """Put an answer on the ledger; the last one's outcome is the call's."""
+        if answer.is_batch and self.route.reads == "results":
+            answer.outcome = Outcome.OK  # one line that was cut short is not the failure of all
+        self._outcome = answer.outcome
         if answer.error_code:
             self._more[names.ERROR_CODE] = answer.error_code
+        if answer.is_pending or (self.route.is_fetch and answer.usage is None):
+            return
         at = datetime.fromtimestamp(self._start_ns / 1e9, UTC).isoformat(timespec="microseconds")[:-6] + "Z"
         self._units.append(price_unit(answer, self.route, self._request, self.place, at, streamed=streamed))
 
-    def _worsen(self, outcome: Outcome) -> None:
-        if outcome is not Outcome.OK:
-            self._outcome = outcome
+    def _take_part(self, answers: list[Answer]) -> None:
+        """Put many answers of a batch on a span of their own, for one attribute cannot hold them all."""
+        part = Call(self._tracing, self.route, self.place, self._request, self._told)
+        for answer in answers:
+            part.take(answer, streamed=False)
+        part.returned()
 
     def failed(self, error: BaseException) -> None:
         """The SDK raised: the call is over."""
@@ -200,9 +232,12 @@ class Call:
         attributes = {names.OUTCOME: self._outcome.value, names.ATTEMPTS: self.attempts}
         attributes |= self._more
         with guard("the pricing of a call"):  # whatever is wrong with its units, the call itself is recorded
-            attributes |= unit_attributes(self._units)
+            attributes |= unit_attributes(self._units, is_fetch=self.route.is_fetch)
         if self._outcome is not Outcome.OK:
             attributes[names.ERROR_TYPE] = self._outcome.value
+        if self.on_end is not None:
+            with guard("the links of a call"):
+                self.on_end(self._outcome)
         end_ns = self._start_ns + time.perf_counter_ns() - self._start_tick
         self._span.end(attributes, end_ns, failed=self._outcome not in _QUIET)
 
@@ -220,23 +255,6 @@ def _content(response: Any) -> bytes | None:
     except RuntimeError:
         return None
     return content
-
-
-def _read_embeddings(content: bytes) -> Answer:
-    """Read an embeddings body without its vectors."""
-    answer = Answer()
-    decoder = json.JSONDecoder()
-    for key in ("usage", "model"):
-        start = content.rfind(b'"%s"' % key.encode())
-        if start < 0:
-            continue
-        text = content[start:].decode(errors="replace").partition(":")[2].lstrip()
-        value, _ = decoder.raw_decode(text)
-        if key == "usage" and isinstance(value, dict):
-            answer.usage = value
-        elif key == "model" and isinstance(value, str):
-            answer.model = value
-    return answer
 
 
 def _outcome_of_error(error: BaseException) -> tuple[Outcome, str | None]:

@@ -14,9 +14,16 @@ class Route:
     operation: str
     api: str
     billed: bool = True
+    reads: str = "answer"
+    """What the body is: an answer; a ``stored`` one, told again; a ``batch`` with one usage; the ``results`` of one."""
+
+    @property
+    def is_fetch(self) -> bool:
+        """Whether what it tells may have been told before: its usage belongs to the ledger alone, once by its id."""
+        return self.reads != "answer"
 
 
-_ROUTES = (
+_POST = (
     (r"/messages/count_tokens", Route("count_tokens", "count_tokens", billed=False)),
     (r"/messages", Route("chat", "messages")),
     (r"/complete", Route("text_completion", "complete")),
@@ -31,18 +38,37 @@ _ROUTES = (
     (r"/audio/transcriptions", Route("transcription", "transcription")),
     (r"/audio/translations", Route("transcription", "translation")),
     (r"/audio/speech", Route("speech", "speech")),
+    (r"/videos(/[^/?]+/remix|/edits|/extensions)?", Route("video", "videos")),
+    (r"/responses/[^/?]+/cancel", Route("fetch_response", "responses", reads="stored")),
 )
 
-# Anthropic's paths begin with /v1 in the request, OpenAI's have it in the base URL.
-_PATTERN = re.compile("|".join(rf"(?P<r{n}>^(?:/v1)?{path}/?(?:\?.*)?$)" for n, (path, _) in enumerate(_ROUTES)))
+# What was answered apart from its request: in the background, or as a batch.
+_GET = (
+    (r"/responses/[^/?]+", Route("fetch_response", "responses", reads="stored")),
+    (r"/messages/batches/[^/?]+/results", Route("fetch_batch", "messages", reads="results")),
+    (r"/batches/[^/?]+", Route("fetch_batch", "batches", reads="batch")),
+)
+
+
+def _pattern(routes: tuple[tuple[str, Route], ...]) -> re.Pattern[str]:
+    # Anthropic's paths begin with /v1, OpenAI's have it in the base URL, and results have a whole URL of their own.
+    return re.compile(
+        "|".join(
+            rf"(?P<r{n}>^(?:https?://[^/]+(?:/.*)?)?(?:/v1)?{path}/?(?:\?.*)?$)" for n, (path, _) in enumerate(routes)
+        )
+    )
+
+
+_TABLES = {"POST": (_POST, _pattern(_POST)), "GET": (_GET, _pattern(_GET))}
 
 
 @lru_cache(maxsize=1024)
 def route_of(method: str, url: str) -> Route | None:
     """Return the route of a request as the SDK names it, before Azure, Bedrock or Vertex rewrite it, or None."""
-    if method.upper() != "POST":
+    if (table := _TABLES.get(method.upper())) is None:
         return None
-    found = _PATTERN.match(url)
-    if found is None or found.lastgroup is None:
+    routes, pattern = table
+    found = pattern.match(url)
+    if found is None:
         return None
-    return next(route for n, (_, route) in enumerate(_ROUTES) if found.group(f"r{n}") is not None)
+    return next(route for n, (_, route) in enumerate(routes) if found.group(f"r{n}") is not None)

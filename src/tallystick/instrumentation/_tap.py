@@ -36,9 +36,12 @@ class Recorder:
 
     def feed(self, chunk: bytes) -> None:
         """Take bytes as they came over the wire."""
-        if self._over or self._decode is None:
+        if self._over:
             return
         reader = self.reader
+        if self._decode is None:
+            reader.first_content = reader.answer.is_unreadable = True
+            return
         reader.feed(self._decode(chunk))
         if reader.first_content and self._on_content is not None:
             self._on_content()
@@ -53,7 +56,7 @@ class Recorder:
             return
         self._over = True
         open_recorders.discard(self)
-        if exhausted and not self.reader.complete:
+        if exhausted and not self.reader.complete and self._decode is not None:
             self.reader.end()
         self.outcome = self._outcome(error, exhausted)
         if error is not None and self.outcome is not Outcome.ABANDONED:
@@ -69,6 +72,9 @@ class Recorder:
         if isinstance(error, Exception):
             transport = outcome_of_transport(type(error).__name__)
             return Outcome.STREAM_INTERRUPTED if transport is Outcome.CONNECTION else transport
+        # The last word was said, or cannot be known: who leaves then (a middleware at a refusal) misses nothing.
+        if reader.answer.is_unreadable or (reader.answer.stop_reasons and not exhausted):
+            return reader.answer.outcome
         # A body that is over without its terminal marker was cut by somebody on the way.
         return Outcome.STREAM_INTERRUPTED if exhausted else Outcome.ABANDONED
 
@@ -79,20 +85,96 @@ def _decoder(encoding: str) -> Callable[[bytes], bytes] | None:
         return bytes
     if encoding in {"gzip", "deflate"}:
         return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress
+    # What the HTTP library has advertised, it has imported; what it has not imported was not asked for.
+    if encoding == "br" and (brotli := sys.modules.get("brotli") or sys.modules.get("brotlicffi")):
+        decompressor = brotli.Decompressor()
+        process: Callable[[bytes], bytes] = getattr(decompressor, "process", None) or decompressor.decompress
+        return process
+    if encoding == "zstd":
+        return _zstd_decoder()
     return None
 
 
-def tap(response: Any, recorder: Recorder, *, asynchronous: bool) -> None:
-    """Make ``recorder`` hear the body of ``response``, an unread httpx or httpx2 response."""
+def _zstd_decoder() -> Callable[[bytes], bytes] | None:
+    decompress: Callable[[bytes], bytes] | None = None
+    if module := sys.modules.get("compression.zstd") or sys.modules.get("backports.zstd"):
+        decompress = module.ZstdDecompressor().decompress
+    elif module := sys.modules.get("zstandard"):  # httpx until 0.28
+        decompress = module.ZstdDecompressor().decompressobj().decompress
+    return decompress
+
+
+Inside = tuple[Callable[[], Any], Callable[[Any], None]]
+"""What enters a call's context, and what leaves it by the token that the former gave."""
+
+
+def tap(response: Any, recorder: Recorder, *, asynchronous: bool, inside: Inside | None = None) -> None:
+    """Make ``recorder`` hear the body of ``response``, an unread httpx or httpx2 response.
+
+    ``inside``: a context in which each step of reading runs, for bodies that send requests while they are read.
+    """
     library = type(response).__module__.partition(".")[0]
     kind = _async_tap(library) if asynchronous else _sync_tap(library)
-    response.stream = kind(response.stream, recorder)
+    stream = response.stream
+    if inside is not None:
+        stream = _AsyncWithin(stream, *inside) if asynchronous else _Within(stream, *inside)
+    response.stream = kind(stream, recorder)
+
+
+def is_tapped(response: Any) -> bool:
+    """Tell whether somebody of ours listens to the body of ``response`` already."""
+    return getattr(type(response.stream), "is_ours", False) is True
+
+
+class _Within:
+    """A body whose every step runs in a call's context; it is a generator's, so each step is the caller's."""
+
+    def __init__(self, stream: Any, enter: Callable[[], Any], leave: Callable[[Any], None]) -> None:
+        self._stream = stream
+        self._enter = enter
+        self._leave = leave
+
+    def __iter__(self) -> Iterator[bytes]:
+        chunks = iter(self._stream)
+        while True:
+            token = self._enter()
+            try:
+                chunk = next(chunks)
+            except StopIteration:
+                return
+            finally:
+                self._leave(token)
+            yield chunk
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class _AsyncWithin(_Within):
+    """As `_Within`."""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        chunks = aiter(self._stream)
+        while True:
+            token = self._enter()
+            try:
+                chunk = await anext(chunks)
+            except StopAsyncIteration:
+                return
+            finally:
+                self._leave(token)
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 # The stream must be of the very library that made the response: httpx and httpx2 both check it.
 @cache
 def _sync_tap(library: str) -> type:
     class Tap(sys.modules[library].SyncByteStream):  # type: ignore[misc]
+        is_ours = True
+
         def __init__(self, stream: Any, recorder: Recorder) -> None:
             self._stream = stream
             self._recorder = recorder
@@ -129,6 +211,8 @@ def _sync_tap(library: str) -> type:
 @cache
 def _async_tap(library: str) -> type:
     class AsyncTap(sys.modules[library].AsyncByteStream):  # type: ignore[misc]
+        is_ours = True
+
         def __init__(self, stream: Any, recorder: Recorder) -> None:
             self._stream = stream
             self._recorder = recorder

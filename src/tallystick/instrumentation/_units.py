@@ -17,6 +17,9 @@ from tallystick.pricing import price
 CHARACTERS_PER_TOKEN = 4
 """For estimates only; measured error up to 94 % on odd text, see docs/prices.md."""
 
+_TEXT_APIS = frozenset({"messages", "chat", "completions", "responses"})
+"""Where a stream's missing usage can be estimated from text; pictures and sound say nothing of theirs."""
+
 # Made once: json.dumps makes a new encoder for each call that has separators of its own.
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -41,18 +44,24 @@ def price_unit(
     What an event stream did not say of its usage (it was cut, or nobody asked for it) is estimated from the request and
     the text that was streamed, and the unit is marked so.
     """
-    usage, estimated = _completed(answer, route, request) if streamed else (answer.usage, False)
+    is_open = streamed and not route.is_fetch and not answer.is_unreadable
+    usage, estimated = _completed(answer, route, request) if is_open else (answer.usage, False)
+    api = answer.api or route.api
     params = {**place.params, **_told(answer, request)}
-    if route.api == "speech":
+    if api == "speech":
         params["input_characters"] = len(str(request.get("input", "")))
+    if answer.is_batch:
+        params["batch"] = True
+    if answer.audio_seconds is not None:
+        params["audio_seconds"] = answer.audio_seconds
     model = answer.model or request.get("model")
-    receipt = price(place.provider, str(model), usage, api=route.api, timestamp=at, **params)
+    receipt = price(place.provider, str(model or ""), usage, api=api, timestamp=at, **params)
     status = CostStatus.ESTIMATED if estimated and receipt.cost_usd is not None else receipt.status
     facts = {
         "id": answer.id,
         "provider": place.provider,
         "model": model,
-        "api": route.api,
+        "api": api,
         "usage": usage,
         "params": params,
         "at": at,
@@ -89,19 +98,19 @@ def _told(answer: Answer, request: Mapping[str, Any]) -> dict[str, Any]:
     return told
 
 
-def _completed(answer: Answer, route: Route, request: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+def _completed(answer: Answer, route: Route, request: Mapping[str, Any]) -> tuple[dict[str, Any] | None, bool]:
     """Return the usage of a stream, with what it did not say estimated, and whether anything was."""
-    usage = dict(answer.usage or {})
     if not lacks_output(answer, route):
-        return usage, False
+        return answer.usage, False
+    usage = dict(answer.usage or {})
     usage.setdefault(_input_key(route.api), _tokens(len(json.dumps(_prompt(request), ensure_ascii=False, default=str))))
     usage[_output_key(route.api)] = _tokens(answer.streamed_characters)
     return usage, True
 
 
 def lacks_output(answer: Answer, route: Route) -> bool:
-    """Tell whether a stream said nothing of what it wrote."""
-    return _output_key(route.api) not in (answer.usage or {})
+    """Tell whether a stream of text said nothing of what it wrote."""
+    return route.api in _TEXT_APIS and _output_key(route.api) not in (answer.usage or {})
 
 
 def _prompt(request: Mapping[str, Any]) -> list[Any]:
@@ -121,8 +130,12 @@ def _output_key(api: str) -> str:
     return "completion_tokens" if api in {"chat", "completions"} else "output_tokens"
 
 
-def unit_attributes(units: Iterable[Unit]) -> dict[str, Any]:
-    """Return what the units put on the span of their call."""
+def unit_attributes(units: Iterable[Unit], *, is_fetch: bool = False) -> dict[str, Any]:
+    """Return what the units put on the span of their call.
+
+    ``is_fetch``: they may have been told before; the ledger counts each once by its id, but who sums over spans cannot,
+    so tokens and cost stand in the units alone.  Source: GenAI conventions, ``fetch_response``.
+    """
     units = list(units)
     found: dict[str, Any] = {names.UNITS: _to_json([unit.facts for unit in units])}
     if not units:
@@ -133,13 +146,39 @@ def unit_attributes(units: Iterable[Unit]) -> dict[str, Any]:
         names.RESPONSE_MODEL: last.model,
         names.RESPONSE_FINISH_REASONS: last.stop_reasons or None,
     })  # fmt: skip
-    found |= _usage(unit.receipt.usage for unit in units)
+    found |= _circumstances(last)
     found[names.COST_STATUS] = max((unit.facts["cost_status"] for unit in units), key=_rank)
+    if is_fetch:
+        return found
+    found |= _usage(unit.receipt.usage for unit in units)
     costs = [unit.receipt.cost_usd for unit in units if unit.receipt.cost_usd is not None]
     if len(costs) == len(units):
         found[names.COST_AMOUNT] = float(sum(costs))  # for other backends; the exact figure is in the units
         found[names.COST_CURRENCY] = "USD"
     return found
+
+
+def _circumstances(answer: Answer) -> dict[str, Any]:
+    """Return what moved the price of an answer away from the list: its tier, speed, place, and the tools it used."""
+    usage = answer.usage or {}
+    tier, speed = usage.get("service_tier") or answer.service_tier, usage.get("speed")
+    geo, tools = usage.get("inference_geo"), usage.get("server_tool_use") or answer.tool_usage
+    found: dict[str, Any] = {}
+    if isinstance(tier, str) and tier not in {"standard", "default"}:
+        found[names.SERVICE_TIER] = tier
+    if isinstance(speed, str) and speed != "standard":
+        found[names.SPEED] = speed
+    if isinstance(geo, str) and geo not in {"", "not_available", "global"}:
+        found[names.INFERENCE_GEO] = geo
+    if isinstance(tools, Mapping):
+        searches = tools.get("web_search_requests") or _mapping(tools.get("web_search")).get("num_requests")
+        if isinstance(searches, int) and searches:
+            found[names.WEB_SEARCH_REQUESTS] = searches
+    return found
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _rank(status: str) -> int:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tallystick.instrumentation._routes import Route, route_of
 from tallystick.model.failures import Outcome, outcome_of_status, outcome_of_stop
 
 BODY_BYTES_MAX = 16 * 1024 * 1024
+FRAME_BYTES_MAX = 16 * 1024 * 1024
+"""The longest message of an AWS event stream."""
+TAIL_BYTES_MIN = 64 * 1024
+"""From here on, the body of an images answer is read for its usage alone: the rest is pictures."""
+BATCH_UNITS_MAX = 200
+"""How many answers of a batch go on one span."""
 KEPT_BYTES_MAX = 256 * 1024
 """How much of an unfinished stream is kept to estimate what it cost."""
 
@@ -29,6 +38,54 @@ class Answer:
     error_code: str | None = None
     streamed_characters: int = 0
     """Length of the text that was streamed; set only when the answer did not say its usage."""
+    audio_seconds: float | None = None
+    """What an answer without a usage says that it heard, in seconds."""
+    api: str | None = None
+    """The API flavour, where the route does not tell it: a batch of OpenAI says which endpoint it asked."""
+    is_batch: bool = False
+    """Whether it is billed at the price of a batch though its usage does not say so."""
+    is_pending: bool = False
+    """Whether nothing was answered yet: a background response that is queued."""
+    is_unreadable: bool = False
+    """Whether its body came in an encoding that cannot be undone here."""
+
+
+def read_content(content: bytes, kind: str, route: Route) -> list[Answer]:
+    """Return the answers in a whole body of content type ``kind``: none, one, or those of a batch's results."""
+    if route.reads == "results":
+        results = BatchResults()
+        results.feed(content)
+        results.end()
+        return results.answers
+    if kind.startswith("text/html"):  # some proxy's page: the provider answered nothing
+        return [Answer(outcome=Outcome.INVALID_OUTPUT, is_pending=True)]
+    if "json" not in kind:
+        return [Answer()]
+    # Vectors and pictures are most of these bodies, and no text of the app's is in them: read the end alone.
+    if route.api == "embeddings" or (route.api == "images" and len(content) > TAIL_BYTES_MIN):
+        return [_read_tail(content)]
+    try:
+        body = json.loads(content)
+    except ValueError:
+        return [Answer(outcome=Outcome.INVALID_OUTPUT)]
+    return [read_batch(body) if route.reads == "batch" else read_body(body)]
+
+
+def _read_tail(content: bytes) -> Answer:
+    """Read usage and model of a body without parsing the rest of it."""
+    answer = Answer()
+    decoder = json.JSONDecoder()
+    for key in ("usage", "model"):
+        start = content.rfind(b'"%s"' % key.encode())
+        if start < 0:
+            continue
+        text = content[start:].decode(errors="replace").partition(":")[2].lstrip()
+        value, _ = decoder.raw_decode(text)
+        if key == "usage" and isinstance(value, dict):
+            answer.usage = value
+        elif key == "model" and isinstance(value, str):
+            answer.model = value
+    return answer
 
 
 def read_body(body: Any) -> Answer:
@@ -37,11 +94,29 @@ def read_body(body: Any) -> Answer:
         return Answer(outcome=Outcome.INVALID_OUTPUT)
     answer = Answer()
     _take_common(answer, body)
+    if answer.usage is None and "duration" in body:  # verbose_json of a transcription
+        answer.audio_seconds = _number(body["duration"])
     for choice in _list(body.get("choices")):
         _take_stop(answer, choice.get("finish_reason"))
     _take_stop(answer, body.get("stop_reason"))
     _take_status(answer, body)
     return answer
+
+
+def read_batch(body: Any) -> Answer:
+    """Return the facts of OpenAI's ``Batch``: one usage for all of its requests, there when it has ended."""
+    batch = _mapping(body)
+    answer = Answer(id=_text(batch.get("id")), model=_text(batch.get("model")), is_batch=True)
+    usage = batch.get("usage")
+    # While it is under way, the usage is absent or still zero.
+    answer.is_pending = batch.get("completed_at") is None and batch.get("status") not in _BATCH_ENDS
+    answer.usage = dict(usage) if isinstance(usage, Mapping) else None
+    route = route_of("POST", str(batch.get("endpoint", "")))
+    answer.api = route.api if route else None
+    return answer
+
+
+_BATCH_ENDS = frozenset({"completed", "failed", "expired", "cancelled"})
 
 
 def read_error(status: int, body: Any, message: str = "") -> tuple[Outcome, str | None]:
@@ -83,6 +158,10 @@ def _take_status(answer: Answer, response: Mapping[str, Any]) -> None:
         _take_stop(answer, details.get("reason") if isinstance(details, Mapping) else "max_output_tokens")
     elif status == "completed":
         answer.stop_reasons.append("stop")
+    elif status == "cancelled":
+        answer.outcome = Outcome.CANCELLED
+    elif status in {"queued", "in_progress"}:
+        answer.is_pending = True
 
 
 class StreamReader(ABC):
@@ -101,6 +180,11 @@ class StreamReader(ABC):
         self._event = b""
         self._kept: list[bytes] = []
         self._kept_bytes = 0
+
+    @property
+    def answers(self) -> list[Answer]:
+        """What was answered: one, but for readers that say otherwise."""
+        return [self.answer]
 
     def feed(self, chunk: bytes) -> None:
         """Take decoded bytes, cut anywhere."""
@@ -167,6 +251,53 @@ class MessagesStream(StreamReader):
             self.finish()
         elif event == b"error":
             self.fail(_json(data))
+
+
+# What Bedrock calls its errors amid a stream, as the HTTP status that it gives them before one.
+# Source: botocore, bedrock-runtime service-2, ``ResponseStream``.
+_BEDROCK_STATUS = {
+    "throttlingException": 429,
+    "validationException": 400,
+    "modelTimeoutException": 408,
+    "serviceUnavailableException": 503,
+}
+_EXCEPTION_TYPE = re.compile(rb":exception-type\x07..([A-Za-z]+)", re.DOTALL)
+
+
+class BedrockStream(MessagesStream):
+    """Anthropic on Bedrock: the same events, each as base64 in a message of AWS's binary event stream.
+
+    A message is: length of all (4 bytes), of the headers (4), a checksum (4), headers, payload, a checksum (4).
+    Source: botocore.eventstream.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._buffer = bytearray()
+
+    def feed(self, chunk: bytes) -> None:
+        """Take bytes, cut anywhere."""
+        self._buffer += chunk
+        while len(self._buffer) >= 16 and (size := int.from_bytes(self._buffer[:4])) <= len(self._buffer):
+            if not 16 <= size <= FRAME_BYTES_MAX:
+                raise ValueError(f"an event stream has a message of {size} bytes; 16 to {FRAME_BYTES_MAX} are possible")
+            start = 12 + int.from_bytes(self._buffer[4:8])
+            headers, payload = bytes(self._buffer[12:start]), bytes(self._buffer[start : size - 4])
+            del self._buffer[:size]
+            self._take_message(headers, _json(payload))
+
+    def _take_message(self, headers: bytes, payload: dict[str, Any]) -> None:
+        self.events += 1
+        if failure := _EXCEPTION_TYPE.search(headers):
+            kind = failure[1].decode()
+            self.failed = True
+            self.answer.outcome, _ = read_error(_BEDROCK_STATUS.get(kind, 500), payload)
+            self.answer.error_code = kind
+        elif isinstance(payload.get("bytes"), str):
+            self.on_data(b"", base64.b64decode(payload["bytes"]))
+
+    def end(self) -> None:
+        """A message that is not whole says nothing."""
 
 
 # What a chunk that says usage or an end has in it; with include_usage every other chunk has ``"usage":null``.
@@ -239,12 +370,86 @@ class OtherStream(StreamReader):
                 self.finish()
 
 
+class RealtimeStream(StreamReader):
+    """One response of a realtime session: ``response.created`` begins it, ``response.done`` has its usage."""
+
+    def on_data(self, event: bytes, data: bytes) -> None:
+        response = _mapping(_json(data).get("response"))
+        if event not in {b"response.created", b"response.done"}:
+            return
+        _take_common(self.answer, response)
+        if event == b"response.done":
+            details = _mapping(response.get("status_details"))
+            _take_status(
+                self.answer, {**response, "incomplete_details": details, **details, "status": response.get("status")}
+            )
+            self.finish()
+
+
+class BatchResults(StreamReader):
+    """The results of Anthropic's batch: a line for each request, and each message of them is a unit.
+
+    ``full`` takes the answers whenever there are many, because a batch may have a hundred thousand.
+    """
+
+    def __init__(self, full: Callable[[list[Answer]], None] | None = None) -> None:
+        super().__init__()
+        self._answers: list[Answer] = []
+        self._full = full
+
+    @property
+    def answers(self) -> list[Answer]:
+        """Those that were not taken yet; requests that failed or expired are not billed."""
+        return self._answers
+
+    def feed(self, chunk: bytes) -> None:
+        """Take bytes, cut anywhere."""
+        lines = (self._tail + chunk).split(b"\n")
+        self._tail = lines.pop()
+        for line in lines:
+            if line.strip():
+                self.events += 1
+                self.on_data(b"", line)
+
+    def on_data(self, event: bytes, data: bytes) -> None:
+        """Take one line."""
+        self.first_content = True
+        result = _mapping(_json(data).get("result"))
+        if isinstance(result.get("message"), Mapping):
+            answer = read_body(result["message"])
+            answer.is_batch = True
+            self._answers.append(answer)
+        if self._full is not None and len(self._answers) >= BATCH_UNITS_MAX:
+            taken, self._answers = self._answers, []
+            self._full(taken)
+
+    def end(self) -> None:
+        """JSON lines have no terminal marker: the end of the body is their end."""
+        super().end()
+        self.complete = True
+
+
+class OpaqueBody(StreamReader):
+    """A body that says nothing of itself, speech or plain text: only its end matters."""
+
+    def feed(self, chunk: bytes) -> None:
+        self.first_content = True
+
+    def on_data(self, event: bytes, data: bytes) -> None:
+        """A body has no events."""
+
+    def end(self) -> None:
+        self.complete = True
+
+
 class WholeBody(StreamReader):
     """A JSON body that the app reads as a stream: gathered, and read when it is over."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str, route: Route) -> None:
         super().__init__()
         self._body = bytearray()
+        self._kind = kind
+        self._route = route
 
     def feed(self, chunk: bytes) -> None:
         self.first_content = True
@@ -255,7 +460,7 @@ class WholeBody(StreamReader):
         """A body has no events."""
 
     def end(self) -> None:
-        self.answer = read_body(_json(bytes(self._body)) or None)
+        [self.answer] = read_content(bytes(self._body), self._kind, self._route)
         self.complete = True
 
 
@@ -267,10 +472,15 @@ STREAMS: dict[str, type[StreamReader]] = {
 }
 
 
-def stream_reader(api: str) -> StreamReader:
-    """Return a reader for the event stream of ``api``."""
-    flavour = STREAMS.get(api, OtherStream)
-    return flavour()
+def stream_reader(route: Route, kind: str, full: Callable[[list[Answer]], None]) -> StreamReader:
+    """Return a reader for a body of content type ``kind`` that is an answer to ``route``."""
+    if route.reads == "results":
+        return BatchResults(full)
+    if "event-stream" in kind:
+        return STREAMS.get(route.api, OtherStream)()
+    if "amazon.eventstream" in kind:
+        return BedrockStream()
+    return WholeBody(kind, route) if "json" in kind or kind.startswith("text/html") else OpaqueBody()
 
 
 def _json(data: bytes) -> dict[str, Any]:
@@ -292,6 +502,14 @@ def _mapping(value: object) -> dict[str, Any]:
 
 def _list(value: object) -> list[dict[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _number(value: object) -> float | None:
+    """Return a number that may be written as text, as whisper writes durations."""
+    try:
+        return float(value) if isinstance(value, str | int | float) else None
+    except ValueError:
+        return None
 
 
 def _text(value: object) -> str | None:
