@@ -26,8 +26,8 @@ _MEDIA = re.compile(
     r'|container_upload|search_result)"|"(?:inlineData|inline_data|fileData|file_data)":'
 )
 _HELD = re.compile(r'"type":"item_reference"|"(?:file_id|fileUri|file_uri|cachedContent|cached_content)":"')
-_CACHED = re.compile(r'"(?:cache_control|caching)":\{')
-_LONG_CACHED = re.compile(r'"ttl":"(?:1h|12h)"')
+_CACHED = ('"cache_control":{', '"caching":{')
+_LONG_CACHED = ('"ttl":"1h"', '"ttl":"12h"')
 
 HELD = ("previous_response_id", "conversation", "prompt_id", "thread_id", "container")
 """Keys that bring in what the provider holds: its size is not in the body."""
@@ -101,9 +101,10 @@ def read_request(provider: str, request: Mapping[str, Any], caps: Caps, params: 
             "a tool at the provider's adds what it finds to what is read; give tool_tokens=, the most that each use "
             "adds"
         )
-    items_in, items_out = _items(provider, text, request, api)
+    media = len(_MEDIA.findall(text))
+    items_in, items_out = _items(provider, text, request, api, has_media=media > 0)
     return Ask(
-        prompt_tokens=_prompt_tokens(text, request, len(tools), caps),
+        prompt_tokens=_prompt_tokens(text, request, len(tools), media, caps),
         output_tokens=_output_tokens(text, request, api, caps),
         answers=max(_count(request, "n", "best_of", "candidateCount") or 1, 1),
         loops=loops,
@@ -127,7 +128,7 @@ def _serialised(request: Mapping[str, Any]) -> str:
         raise Unbounded(f"the request is not JSON ({error}); give the body that is sent") from None
 
 
-def _prompt_tokens(text: str, request: Mapping[str, Any], tools: int, caps: Caps) -> int:
+def _prompt_tokens(text: str, request: Mapping[str, Any], tools: int, media: int, caps: Caps) -> int:
     """Return the most tokens that the prompt can have: one for each byte of text, because no token is smaller."""
     if caps.input_tokens is not None:
         return caps.input_tokens
@@ -136,7 +137,6 @@ def _prompt_tokens(text: str, request: Mapping[str, Any], tools: int, caps: Caps
         raise Unbounded(
             f"the request refers to what the provider holds ({held or 'a file, item or template'}); give input_tokens="
         )
-    media = len(_MEDIA.findall(text))
     if media and caps.media_tokens is None:
         raise Unbounded(
             f"{media} images, files or sounds are in the request, whose tokens no count of bytes bounds; give "
@@ -252,18 +252,22 @@ def _fallbacks(request: Mapping[str, Any]) -> Iterator[tuple[str, int | None]]:
 # --- classes ------------------------------------------------------------
 
 
-def _items(provider: str, text: str, request: Mapping[str, Any], api: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _items(
+    provider: str, text: str, request: Mapping[str, Any], api: str, *, has_media: bool
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the classes that what is read, and what is written, may be charged as."""
     read = ["input", "cache_read"]
-    if _MEDIA.search(text) or api in {"images", "transcription", "realtime"}:
+    if has_media or api in {"images", "transcription", "realtime"}:
         read += ["input_audio", "input_image", "input_video"]
     if _writes_cache(provider, text, request, api):
         read += ["cache_write", "cache_write_5m", "cache_write_30m"]
-        if _LONG_CACHED.search(text):
+        if any(mark in text for mark in _LONG_CACHED):
             read += ["cache_write_1h", "cache_write_12h"]
     written = ["output"]
-    modalities = _serialised({"m": [request.get("modalities"), request.get("audio"), api]}).lower()
-    written += [f"output_{kind}" for kind in ("audio", "image", "video") if kind in modalities]
+    asked = [request.get("modalities"), "audio" if request.get("audio") else "", api]
+    if any(asked):
+        modalities = _serialised({"asked": asked}).lower()
+        written += [f"output_{kind}" for kind in ("audio", "image", "video") if kind in modalities]
     if api in {"speech", "realtime"}:
         written.append("output_audio")
     return tuple(read), tuple(written)
@@ -272,7 +276,7 @@ def _items(provider: str, text: str, request: Mapping[str, Any], api: str) -> tu
 def _writes_cache(provider: str, text: str, request: Mapping[str, Any], api: str) -> bool:
     """Tell whether the request may write to a cache: Anthropic's when asked to, others' when they see fit."""
     if provider == "anthropic" or api.startswith("messages"):
-        return _CACHED.search(text) is not None
+        return any(mark in text for mark in _CACHED)
     options = request.get("prompt_cache_options")
     is_explicit = isinstance(options, Mapping) and options.get("mode") == "explicit"
     return not is_explicit or '"prompt_cache_breakpoint":' in text
