@@ -14,7 +14,9 @@ from opentelemetry.trace import Span
 
 from tallystick.instrumentation._call import Call, current_call
 from tallystick.instrumentation._caller import caller
+from tallystick.instrumentation._digests import Digests, Look
 from tallystick.instrumentation._guard import guard
+from tallystick.instrumentation._hops import Hops, has_middleware
 from tallystick.instrumentation._include_usage import (
     HIDE,
     asking,
@@ -24,6 +26,7 @@ from tallystick.instrumentation._include_usage import (
     without_usage_async,
 )
 from tallystick.instrumentation._keys import Fingerprints
+from tallystick.instrumentation._links import follow, link_attributes
 from tallystick.instrumentation._routes import Route, route_of
 from tallystick.instrumentation._settings import Settings
 from tallystick.instrumentation._tags import current_tags
@@ -43,7 +46,9 @@ class Hooks:
         self._settings = settings
         self._tracing = tracing
         self._keys = Fingerprints(settings.spool)
-        self._places: dict[str, Place] = {}
+        self._digests: Digests | None = None
+        self._places: dict[tuple[str, str | None], Place] = {}
+        self._hops = Hops()
 
     def request(self, wrapped: Wrapped, client: Any, args: Any, kwargs: Any) -> Any:
         """Around ``SyncAPIClient.request``."""
@@ -60,6 +65,8 @@ class Hooks:
         finally:
             call.leave(token)
         with guard("the end of a call"):
+            if has_middleware(client):
+                call.watch(result, asynchronous=False)
             call.returned()
         return result
 
@@ -78,6 +85,8 @@ class Hooks:
         finally:
             call.leave(token)
         with guard("the end of a call"):
+            if has_middleware(client):
+                call.watch(result, asynchronous=True)
             call.returned()
         return result
 
@@ -134,16 +143,27 @@ class Hooks:
     def process_response(self, wrapped: Wrapped, client: Any, args: Any, kwargs: Any) -> Any:
         """Around ``SyncAPIClient._process_response``."""
         with guard("the reading of an answer"):
-            if (call := current_call()) is not None:
-                call.answered(kwargs["response"], asynchronous=False)
+            self._answered(client, kwargs, asynchronous=False)
         return wrapped(*args, **kwargs)
 
     async def process_response_async(self, wrapped: Wrapped, client: Any, args: Any, kwargs: Any) -> Any:
         """Around ``AsyncAPIClient._process_response``."""
         with guard("the reading of an answer"):
-            if (call := current_call()) is not None:
-                call.answered(kwargs["response"], asynchronous=True)
+            self._answered(client, kwargs, asynchronous=True)
         return await wrapped(*args, **kwargs)
+
+    def _answered(self, client: Any, kwargs: Any, *, asynchronous: bool) -> None:
+        call = current_call()
+        if has_middleware(client):
+            call = self._hops.owner(kwargs["options"], call)
+            if call is None:  # middleware that goes on after its call has ended: what it asks is a call of its own
+                call = self._begin(client, (None, kwargs["options"]), {})
+                if call is not None:
+                    call.answered(kwargs["response"], asynchronous=asynchronous)
+                    call.returned()
+                return
+        if call is not None:
+            call.answered(kwargs["response"], asynchronous=asynchronous)
 
     def start_native_span(self, wrapped: Wrapped, instance: Any, args: Any, kwargs: Any) -> Span | None:
         """Around anthropic's own ``start_api_call_span``: none for a call that is ours, or it would be there twice."""
@@ -163,16 +183,60 @@ class Hooks:
             if route is None:
                 return None
             request = options.json_data if isinstance(options.json_data, Mapping) else {}
+            if isinstance(extra := getattr(options, "extra_json", None), Mapping):
+                request = {**request, **extra}
             key = getattr(client, "api_key", None)
             sender = client._client  # noqa: SLF001 -- the SDK has no public name for it
-            return self.open_call(route, str(client.base_url), request, key, sender)
+            return self.open_call(
+                route, str(client.base_url), request, key, sender, whole=not options.files, region=_region(client)
+            )
         return None
 
-    def open_call(self, route: Route, base_url: str, request: Mapping[str, Any], key: object, sender: Any) -> Call:
-        """Return a call that begins now; what ``sender``, an HTTP client, sends inside it are its attempts."""
-        call = Call(self._tracing, route, self._place(base_url), request, self._told(key))
+    def open_call(
+        self,
+        route: Route,
+        base_url: str,
+        request: Mapping[str, Any],
+        key: object,
+        sender: Any,
+        *,
+        whole: bool = True,
+        region: str | None = None,
+    ) -> Call:
+        """Return a call that begins now; what ``sender``, an HTTP client, sends inside it are its attempts.
+
+        ``whole``: there is no more to the request than ``request``, no file beside it.
+        ``region``: the cloud's, where the client knows one.
+        """
+        call = Call(self._tracing, route, self._place(base_url, region), request, self._told(key))
         call.sender = sender
+        look = self._look(request, route) if whole and request else None
+        with guard("the links of a call"):
+            self._follow(call, request, look)
         return call
+
+    def _look(self, request: Mapping[str, Any], route: Route) -> Look | None:
+        """Return how a request looks, or None when something odd is in it."""
+        with guard("the digests of a request"):
+            if self._digests is None:
+                self._digests = Digests(self._keys.salt)
+            return self._digests.look(request, route.api)
+        return None
+
+    def _follow(self, call: Call, request: Mapping[str, Any], look: Look | None) -> None:
+        """Tell a call how it looks and what it goes on from, and the calls after it how it ended."""
+        if look is not None:
+            call.note(look.attributes)
+        link, call.on_end = follow(
+            call.span_context,
+            look,
+            request,
+            (call.place.provider, call.route.api),
+            current_tags(),
+            asynchronous=hasattr(call.sender, "aclose"),
+        )
+        if link is not None:
+            call.note(link_attributes(link))
 
     def _told(self, key: object) -> dict[str, Any]:
         told: dict[str, Any] = dict(current_tags())
@@ -182,22 +246,29 @@ class Hooks:
             told[CALLER] = made_by
         return told
 
-    def _place(self, base_url: str) -> Place:
-        if base_url not in self._places:
-            self._places[base_url] = self._find_place(base_url)
-        return self._places[base_url]
+    def _place(self, base_url: str, region: str | None = None) -> Place:
+        if (base_url, region) not in self._places:
+            self._places[base_url, region] = self._find_place(base_url, region)
+        return self._places[base_url, region]
 
-    def _find_place(self, base_url: str) -> Place:
+    def _find_place(self, base_url: str, region: str | None) -> Place:
         provider = provider_of(base_url, self._settings.providers)
         # A gateway that the user named passes on to its provider: its own address says nothing of the price.
         mapped = provider != provider_of(base_url)
         parts = urlsplit(base_url)
+        params = {} if mapped else {"base_url": base_url.rstrip("/")}
         return Place(
             provider=provider,
-            params={} if mapped else {"base_url": base_url.rstrip("/")},
+            params=params | ({"region": region} if region else {}),
             address=parts.hostname or "",
             port=parts.port,
         )
+
+
+def _region(client: Any) -> str | None:
+    """Return the cloud's region that a client was made for: a gateway's address does not tell it."""
+    region = getattr(client, "region", None) or getattr(client, "aws_region", None)
+    return region if isinstance(region, str) else None
 
 
 def _options(args: Any, kwargs: Any) -> Any:

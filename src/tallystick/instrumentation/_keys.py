@@ -18,13 +18,19 @@ class Fingerprints:
         self._salt: bytes | None = None
         self._known: dict[str, str] = {}
 
+    @property
+    def salt(self) -> bytes:
+        """The salt of this installation, the same for every process that shares its spool."""
+        if self._salt is None:
+            self._salt = _read_salt(self._folder)
+        return self._salt
+
     def of(self, key: object) -> str | None:
         """Return ``a1b2c3d4…9xyz`` for a key, None for what is no plain key (a callable, say)."""
         if not isinstance(key, str) or not key:
             return None
         if key not in self._known:
-            salt = self._salt = self._salt or _read_salt(self._folder)
-            digest = hashlib.blake2b(key.encode(), key=salt, digest_size=4).hexdigest()
+            digest = hashlib.blake2b(key.encode(), key=self.salt, digest_size=4).hexdigest()
             # Four characters of a short key would be most of it.
             self._known[key] = f"{digest}…{key[-4:]}" if len(key) >= 16 else digest
         return self._known[key]
