@@ -42,11 +42,16 @@ def _read_salt(folder: Path) -> bytes:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        return path.read_bytes()[:32] or secrets.token_bytes(32)
-    except OSError:
-        return secrets.token_bytes(32)
+    except OSError:  # it is there already, or cannot be
+        return _kept(path) or secrets.token_bytes(32)
     salt = secrets.token_bytes(32)
     os.write(fd, salt)
     os.close(fd)
     return salt
+
+
+def _kept(path: Path) -> bytes:
+    try:
+        return path.read_bytes()[:32]
+    except OSError:
+        return b""
