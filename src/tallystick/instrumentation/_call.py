@@ -215,6 +215,11 @@ class Call:
             self._more[names.ERROR_CODE] = code
         self._end()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether its span was written: nothing can be added to it."""
+        return self._ended
+
     def returned(self) -> None:
         """The SDK returned; the call is over unless a stream of it is still to be read."""
         self._returned = True

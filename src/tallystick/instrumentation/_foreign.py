@@ -25,6 +25,8 @@ from tallystick.model.providers import provider_of
 Wrapped = Callable[..., Any]
 HOSTS_MAX = 1024
 """How many hosts are remembered as billing or not; a crawler meets more."""
+METHODS = frozenset({"POST", "GET"})
+"""GET: an SDK's call may fetch what was answered before, a background response or the results of a batch."""
 KEY_HEADERS = ("x-api-key", "api-key", "authorization")
 
 
@@ -40,13 +42,14 @@ class Sends:
     def send(self, wrapped: Wrapped, client: Any, args: Any, kwargs: Any) -> Any:
         """Around ``Client.send``."""
         request = args[0] if args else kwargs.get("request")
-        if getattr(request, "method", None) != "POST" or not self._hooks.enabled:
+        method = getattr(request, "method", None)
+        if method not in METHODS or not self._hooks.enabled:
             return wrapped(*args, **kwargs)
         send = partial(wrapped, *args, **kwargs)
         current = current_call()
         if current is not None:
             return self._attempts.send(current, request, send) if current.sender is client else send()
-        call = self._begin(client, request)
+        call = self._begin(client, request) if method == "POST" else None
         if call is None:
             return send()
         token = call.enter()
@@ -65,13 +68,14 @@ class Sends:
     def send_async(self, wrapped: Wrapped, client: Any, args: Any, kwargs: Any) -> Any:
         """Around ``AsyncClient.send``: returns what is to be awaited, the client's own for what is none of ours."""
         request = args[0] if args else kwargs.get("request")
-        if getattr(request, "method", None) != "POST" or not self._hooks.enabled:
+        method = getattr(request, "method", None)
+        if method not in METHODS or not self._hooks.enabled:
             return wrapped(*args, **kwargs)
         send = partial(wrapped, *args, **kwargs)
         current = current_call()
         if current is not None:
             return self._attempts.send_async(current, request, send) if current.sender is client else send()
-        call = self._begin(client, request)
+        call = self._begin(client, request) if method == "POST" else None
         return send() if call is None else self._send_async(call, request, send)
 
     async def _send_async(self, call: Call, request: Any, send: Callable[[], Any]) -> Any:
