@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help setup demo once test check format matrix bench clean
+.PHONY: help setup demo once test check format matrix wheel bench clean
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
 
@@ -49,6 +49,12 @@ format: setup ## let ruff mend what it can
 
 matrix: setup ## the instrumentation over six lines of SDK versions (LINES="L1 L6" for some)
 	@$(PY) tests/matrix.py $(LINES)
+
+wheel: setup ## build the wheel, install it without extras beside nothing else, and use it
+	@rm -rf dist && $(PY) -m pip --version >/dev/null 2>&1 && BUILD="$(PY) -m pip wheel --quiet --no-deps -w dist ." || BUILD="uv build --quiet --wheel --out-dir dist"; \
+		echo "==> building the wheel" && $$BUILD
+	@rm -rf dist/light && $(PYTHON) -m venv dist/light && dist/light/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	@echo "==> the wheel, installed without extras" && $(PY) tests/light.py dist/light/bin/tallystick
 
 bench: setup ## the benchmarks; reported, never gated
 	@for b in bench/*.py; do echo "==> $$b"; $(PY) $$b; done

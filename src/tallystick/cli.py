@@ -172,7 +172,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         library = (error.name or "").partition(".")[0]
         if library not in EXTRAS:
             raise
-        code = _complain(MissingExtraError(f"tallystick {args.name}", library, EXTRAS[library]))
+        extra = "all" if args.name in {"up", "demo"} else EXTRAS[library]
+        code = _complain(MissingExtraError(f"tallystick {args.name}", library, extra))
     except KeyboardInterrupt:
         code = 130
     sys.exit(code)
