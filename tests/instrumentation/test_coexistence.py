@@ -227,7 +227,7 @@ def test_many_threads_each_call_once(ledger: Any, oai: Any, provider: Provider) 
 OURS: list[tuple[Any, str]] = [
     *[(_hooks, name) for name in ("route_of", "caller", "current_tags", "provider_of", "current_call", "wants_usage")],
     *[(_call, name) for name in ("read_content", "price_unit", "tap", "unit_attributes", "stream_reader")],
-    *[(_call.Call, name) for name in ("answered", "_over", "returned", "failed", "_take")],
+    *[(_call.Call, name) for name in ("answered", "_over", "returned", "failed", "take")],
     (_hooks.Hooks, "_told"),
 ]
 

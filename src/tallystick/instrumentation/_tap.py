@@ -73,7 +73,7 @@ class Recorder:
             transport = outcome_of_transport(type(error).__name__)
             return Outcome.STREAM_INTERRUPTED if transport is Outcome.CONNECTION else transport
         # The last word was said, or cannot be known: who leaves then (a middleware at a refusal) misses nothing.
-        if reader.answer.is_unreadable or (reader.answer.stop_reasons and not exhausted):
+        if reader.answer.is_unreadable or (reader.is_settled and not exhausted):
             return reader.answer.outcome
         # A body that is over without its terminal marker was cut by somebody on the way.
         return Outcome.STREAM_INTERRUPTED if exhausted else Outcome.ABANDONED

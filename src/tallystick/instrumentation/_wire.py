@@ -182,6 +182,12 @@ class StreamReader(ABC):
         self._kept_bytes = 0
 
     @property
+    def is_settled(self) -> bool:
+        """Whether both how the answer ended and what it wrote were said; only the marker is to come."""
+        usage = self.answer.usage or {}
+        return bool(self.answer.stop_reasons) and ("output_tokens" in usage or "completion_tokens" in usage)
+
+    @property
     def answers(self) -> list[Answer]:
         """What was answered: one, but for readers that say otherwise."""
         return [self.answer]
