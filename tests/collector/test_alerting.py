@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from fakes.collector import Running, collector_process, kill, merged, otlp_call, running_collector, until
 from fakes.slack import FakeSlack, running_slack
@@ -95,6 +98,16 @@ def test_alerts_outlive_an_outage_of_slack_and_a_kill(tmp_path: Path) -> None:
 
     for share, message in zip(("60 %", "90 %", "105 %"), messages, strict=True):
         assert share in message["text"]
+
+
+def test_a_message_that_had_to_wait_says_since_when(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tallystick.alerts.slack.LATE", timedelta(seconds=0.5))
+    with running_slack("503:1") as slack, running_collector(tmp_path, config(slack)) as running:
+        spend(running, 4)
+        (message,) = slack.wait_for(1)
+
+    assert message["text"].startswith("(late: written ")
+    assert "60 %" in message["text"]
 
 
 def test_an_answer_that_was_lost_is_repeated_once_and_marked(tmp_path: Path) -> None:

@@ -330,7 +330,7 @@ BUDGETS: list[Row] = [
                 "threshold": "0.8",
                 "spent_usd": "200.3",
                 "raised_at": "2026-11-17T10:00:00Z",
-                "state": "superseded",
+                "state": "refused",
                 "delivered_at": None,
                 "deliveries": 0,
                 "error": None,

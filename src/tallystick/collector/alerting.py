@@ -26,6 +26,7 @@ from tallystick.alerts import (
     Message,
     Slack,
     due_alert,
+    late,
     next_try_at,
     repeated,
     slack_message,
@@ -216,18 +217,19 @@ class Alerting:
         if not self.applier.wait_applied(self._upto, APPLIED_S):
             return
         sql = """
-            SELECT alert_id, message, outbox.attempts, not_before, is_ambiguous
+            SELECT alert_id, message, raised_at, outbox.attempts, not_before, is_ambiguous
             FROM outbox JOIN alerts ON alerts.id = alert_id ORDER BY raised_at, alert_id
         """
-        for alert, text, attempts, not_before, is_ambiguous in self._ask(sql):
+        for alert, text, raised_at, attempts, not_before, is_ambiguous in self._ask(sql):
             if self._stopping.is_set() or not_before.replace(tzinfo=UTC) > self.clock():
                 return
-            if not self._deliver(slack, alert, text, attempts, is_ambiguous):
+            content = json.loads(text)
+            message = Message(text=content["text"], blocks=tuple(content["blocks"]))
+            message = late(message, raised_at.replace(tzinfo=UTC), self.clock())
+            if not self._deliver(slack, alert, message, attempts, is_ambiguous):
                 return
 
-    def _deliver(self, slack: Slack, alert: str, text: str, attempts: int, is_ambiguous: bool) -> bool:
-        content = json.loads(text)
-        message = Message(text=content["text"], blocks=tuple(content["blocks"]))
+    def _deliver(self, slack: Slack, alert: str, message: Message, attempts: int, is_ambiguous: bool) -> bool:
         self._write({"event": "sending", "id": alert, "at": self.clock().isoformat()})
         try:
             slack.deliver(repeated(message) if is_ambiguous else message)

@@ -236,6 +236,5 @@ ALERT_STATES = {
     "pending": "being delivered",
     "delivered": "delivered",
     "refused": "refused by the receiver",
-    "superseded": "superseded by a later threshold",
     "unsent": "not sent: no channel is set",
 }
