@@ -22,13 +22,16 @@ if TYPE_CHECKING:
         SettingsError,
         TallystickError,
     )
-    from tallystick.instrumentation import flush, instrument, tags, uninstrument
+    from tallystick.instrumentation import bad_output, cache_hit, degraded, flush, instrument, tags, uninstrument
 
 _HOMES = {
     "BudgetExceededError": "tallystick.errors",
     "RequestTooLargeError": "tallystick.errors",
     "SettingsError": "tallystick.errors",
     "TallystickError": "tallystick.errors",
+    "bad_output": "tallystick.instrumentation",
+    "cache_hit": "tallystick.instrumentation",
+    "degraded": "tallystick.instrumentation",
     "flush": "tallystick.instrumentation",
     "instrument": "tallystick.instrumentation",
     "tags": "tallystick.instrumentation",
@@ -40,6 +43,9 @@ __all__ = [
     "RequestTooLargeError",
     "SettingsError",
     "TallystickError",
+    "bad_output",
+    "cache_hit",
+    "degraded",
     "flush",
     "instrument",
     "tags",

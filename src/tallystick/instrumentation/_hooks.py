@@ -27,6 +27,7 @@ from tallystick.instrumentation._include_usage import (
 )
 from tallystick.instrumentation._keys import Fingerprints
 from tallystick.instrumentation._links import follow, link_attributes
+from tallystick.instrumentation._markers import notice
 from tallystick.instrumentation._routes import Route, route_of
 from tallystick.instrumentation._settings import Settings
 from tallystick.instrumentation._tags import current_tags
@@ -233,6 +234,7 @@ class Hooks:
             request,
             (call.place.provider, call.route.api),
             current_tags(),
+            notice,
             asynchronous=hasattr(call.sender, "aclose"),
         )
         if link is not None:

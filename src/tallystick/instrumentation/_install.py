@@ -15,6 +15,7 @@ from typing import Any
 
 import wrapt
 
+from tallystick.instrumentation import _markers
 from tallystick.instrumentation._attempts import AttemptTracing
 from tallystick.instrumentation._foreign import Sends
 from tallystick.instrumentation._guard import guard
@@ -70,6 +71,7 @@ def instrument(
         if _installed is not None:
             return
         _installed = _install(settings)
+        _markers.use(_installed.tracing)
 
 
 def uninstrument() -> None:
@@ -80,6 +82,7 @@ def uninstrument() -> None:
     if installation is None:
         return
     installation.hooks.enabled = False
+    _markers.use(None)
     for undo in reversed(installation.undo):
         with guard("the removal of a patch"):
             undo()

@@ -71,6 +71,13 @@ class Asked:
     outcome: Outcome = Outcome.OK
     unusable: bool = False
     """The answer was of no use to the app, whatever the outcome says."""
+    handled: int = 0
+    """The id of the error that the app was handling when it made this call; not about this call's answer."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the app got nothing of use."""
+        return self.unusable or self.outcome not in _NO_FAILURE
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +109,7 @@ def _kind(before: Asked, was: Look, now: Asked, look: Look, waited_s: float, *, 
         return Kind.RE_ASK
     if extends and quotes_error and before.outcome is Outcome.OK and waited_s <= QUOTED_WITHIN_S:
         return Kind.RE_ASK
-    if not before.unusable and before.outcome in _NO_FAILURE:
+    if not before.failed:
         return None
     if was.digest == look.digest and before.provider == now.provider:
         return Kind.RETRY
@@ -132,6 +139,9 @@ def quotes_error(request: Mapping[str, Any]) -> bool:
     return _QUOTED.search(str(turns[-1])[:_QUOTED_CHARACTERS_MAX]) is not None
 
 
+Notice = Callable[[Asked, BaseException], None]
+
+
 class Scope:
     """The calls of one context, of which only the last matters."""
 
@@ -142,8 +152,13 @@ class Scope:
         self._flying = 0
         self._lock = threading.Lock()
 
-    def began(self, asked: Asked, request: Mapping[str, Any]) -> Link | None:
-        """Take a call that begins now; return its link."""
+    def began(self, asked: Asked, request: Mapping[str, Any], notice: Notice) -> Link | None:
+        """Take a call that begins now; return its link.
+
+        ``notice`` gets the call before when the app makes this one while it handles an error that came of its answer.
+        """
+        error = sys.exc_info()[1]
+        asked.handled = id(error)
         with self._lock:
             # Calls side by side are no chain, nor is one of them the last.
             before, self.last = self.last, None if self._flying else asked
@@ -151,8 +166,8 @@ class Scope:
             self._flying += 1
         if before is None or not alone:
             return None
-        if not before.unusable and is_unusable_error(sys.exc_info()[1]):
-            before.unusable = True
+        if error is not None and before.handled != id(error) and is_unusable_error(error):
+            notice(before, error)
         link = decide(before, asked, quotes_error=_may_quote(before, asked) and quotes_error(request))
         if link is not None:
             asked.first, asked.index = link.first, link.index
@@ -211,10 +226,14 @@ def follow(
     request: Mapping[str, Any],
     place: tuple[str, str],
     tags: Mapping[str, str],
+    notice: Notice,
     *,
     asynchronous: bool,
 ) -> tuple[Link | None, Callable[[Outcome], None]]:
-    """Take a call that begins here, to ``place`` (provider and API): its link, and what to tell its outcome to."""
+    """Take a call that begins here, to ``place`` (provider and API): its link, and what to tell its outcome to.
+
+    ``notice``: see `Scope.began`.
+    """
     scope = scope_here(asynchronous=asynchronous)
     if scope is None:
         return None, _nobody
@@ -228,7 +247,7 @@ def follow(
         tags=tags,
         started_s=time.monotonic(),
     )
-    return scope.began(asked, request), partial(scope.ended, asked)
+    return scope.began(asked, request, notice), partial(scope.ended, asked)
 
 
 def _nobody(outcome: Outcome) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from contextlib import ContextDecorator
 from contextvars import ContextVar, Token
 from types import TracebackType
@@ -12,6 +14,9 @@ from tallystick.model.attributes import TAG_PREFIX, TAGS
 VALUE_CHARACTERS_MAX = 256
 
 _current: ContextVar[dict[str, str]] = ContextVar("tallystick.tags", default={})  # noqa: B039 -- never mutated
+
+on_error: Callable[[BaseException, float], None] | None = None
+"""Told of the error that leaves a block of tags, and since when (monotonic, seconds) the block was open."""
 
 
 class tags(ContextDecorator):  # noqa: N801 -- it reads as a statement: with tags(feature="chat"):
@@ -37,16 +42,19 @@ class tags(ContextDecorator):  # noqa: N801 -- it reads as a statement: with tag
             for name, value in {**named, **others}.items()
             if value is not None
         }
-        self._tokens: list[Token[dict[str, str]]] = []
+        self._tokens: list[tuple[Token[dict[str, str]], float]] = []
 
     def __enter__(self) -> Self:
-        self._tokens.append(_current.set({**_current.get(), **self._added}))
+        self._tokens.append((_current.set({**_current.get(), **self._added}), time.monotonic()))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _current.reset(self._tokens.pop())
+        token, since_s = self._tokens.pop()
+        if error is not None and on_error is not None:
+            on_error(error, since_s)
+        _current.reset(token)
 
     def _recreate_cm(self) -> tags:
         """Give each call of a decorated function a tags of its own, so that threads do not share tokens."""

@@ -8,6 +8,7 @@ the app's tracer.  Attempts are made by opentelemetry-instrumentation-httpx, whi
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -103,6 +104,13 @@ class Tracing:
     def write(self, span: bytes) -> None:
         """Put an encoded span into the spool."""
         self._spool.append(encode_request(self._resource, self._scope, span))
+
+    def mark(self, name: str, call: SpanContext | None, attributes: Mapping[str, Any]) -> None:
+        """Write a span without duration, below ``call`` or below the app's current span."""
+        parent = _parent() if call is None else call
+        context = SpanContext(parent.trace_id or _ids.getrandbits(128), _ids.getrandbits(64), is_remote=False)
+        now_ns = time.time_ns()
+        self.write(encode_span(name, context, parent.span_id, now_ns, now_ns, attributes, failed=False))
 
     def report_dropped(self, dropped: int, at_ns: int) -> None:
         """Put on the ledger that ``dropped`` records could not be kept."""

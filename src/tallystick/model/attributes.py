@@ -78,6 +78,9 @@ MARKER_CALL = "tallystick.marker.call"
 """The id of the call that a marker speaks of."""
 MARKER_REASON = "tallystick.marker.reason"
 MARKER_TO = "tallystick.marker.to"
+MARKER_MODEL = "tallystick.marker.model"
+MARKER_NOTICED = "tallystick.marker.noticed"
+"""True on a marker that the app did not set: we saw the error that its parser or validator raised."""
 MARKER_SAVED_USD = "tallystick.marker.saved_usd"
 
 # Content, only where the app opted in.
