@@ -211,7 +211,7 @@ def test_keys_of_a_price_do_what_the_docs_say(
     [
         pytest.param("[[prices]]\n", "unknown table 'prices'; known: [[price]], [[alias]]", id="table"),
         pytest.param("price = 3\n", "unknown table 'price'", id="not-a-list"),
-        pytest.param('[[price]]\nmodel = "x"\n', "[[price]] number 1: 'provider' is missing", id="missing-key"),
+        pytest.param('[[price]]\nmodel = "x"\n', "[[price]] number 1 (x): 'provider' is missing", id="missing-key"),
         pytest.param('[[price]]\nprovider = "a"\nmodel = "x"\nimput = "1"\n', "unknown key 'imput'", id="unknown-key"),
         pytest.param('[[price]]\nprovider = "a"\nmodel = "x"\ninput = 0.1\n', "write a decimal in quotes", id="float"),
         pytest.param('[[price]]\nprovider = "a"\nmodel = "x"\ninput = "-1"\n', "is not a price", id="negative"),

@@ -75,6 +75,8 @@ class Receipt:
     """The model as the response named it."""
     status: CostStatus
     cost_usd: Decimal | None = None
+    contracted_usd: Decimal | None = None
+    """The same with the discounts of the user's own contract; equal to ``cost_usd`` where none applies."""
     lines: tuple[Line, ...] = ()
     usage: Usage | None = None
     """The counts in our one convention; None when the usage was absent or refused."""
@@ -89,6 +91,7 @@ class Receipt:
             "model": self.model,
             "status": self.status.value,
             "cost_usd": None if self.cost_usd is None else format(self.cost_usd, "f"),
+            "contracted_usd": None if self.contracted_usd is None else format(self.contracted_usd, "f"),
             "lines": [line.as_dict() for line in self.lines],
             "usage": None if self.usage is None else self.usage.as_dict(),
             "reason": self.reason,

@@ -11,5 +11,6 @@ from __future__ import annotations
 from tallystick.pricing._book import Book, load_book
 from tallystick.pricing._bound import Bound, upper_bound
 from tallystick.pricing._receipts import Refusal, price, read_usage
+from tallystick.pricing._shelf import Shelf
 
-__all__ = ["Book", "Bound", "Refusal", "load_book", "price", "read_usage", "upper_bound"]
+__all__ = ["Book", "Bound", "Refusal", "Shelf", "load_book", "price", "read_usage", "upper_bound"]

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tallystick.errors import SettingsError
 from tallystick.pricing import _names
 
 STANDARD = ""
@@ -141,6 +142,24 @@ class Multiplier:
         return all(matches(value, circumstances.get(key)) for key, value in self.when.items())
 
 
+@dataclass(frozen=True, slots=True)
+class Discount:
+    """A factor that the user's contract puts on what a provider lists, in a period."""
+
+    provider: str
+    models: tuple[str, ...]
+    factor: Decimal
+    since: str | None
+    until: str | None
+    source: str
+
+    def applies(self, provider: str | None, model: str, day: str) -> bool:
+        """Tell whether ``provider``, who bills, gives it on ``model`` on ``day`` (ISO)."""
+        if provider != self.provider or (self.since and day < self.since) or (self.until and day >= self.until):
+            return False
+        return any(matches(pattern, model) for pattern in self.models)
+
+
 def matches(pattern: Any, value: Any) -> bool:
     """Tell whether ``value`` is what ``pattern`` names; in a text pattern, ``*`` stands for anything."""
     if isinstance(pattern, str) and isinstance(value, str):
@@ -167,6 +186,7 @@ class Book:
             host: [(path, provider) for path, provider in places] for host, places in document["hosts"].items()
         }
         self.multipliers = tuple(_multiplier(raw) for raw in document["multipliers"])
+        self.discounts = tuple(_discount(raw) for raw in document.get("discounts", ()))
         self.fees = {
             (raw["provider"], raw["item"]): Spec(Decimal(raw["price"]), (), raw.get("source", "overrides"), None)
             for raw in document["fees"]
@@ -207,6 +227,10 @@ class Book:
     def dispute(self, provider: str | None, model: str) -> str | None:
         """Return how sources disagree on what ``model`` costs; None when they do not."""
         return self._disputes.get((provider or "", model.strip().lower()))
+
+    def discount(self, provider: str | None, model: str, day: str) -> Discount | None:
+        """Return what the user has negotiated with ``provider`` on ``model``; of several, the last one written."""
+        return next((d for d in reversed(self.discounts) if d.applies(provider, model, day)), None)
 
     def _find(self, place: _names.Place, name: str) -> Found | None:
         if place.provider == "aws":
@@ -314,31 +338,46 @@ def _multiplier(raw: Mapping[str, Any]) -> Multiplier:
     )
 
 
+def _discount(raw: Mapping[str, Any]) -> Discount:
+    return Discount(
+        _names.PROVIDERS.get(raw["provider"], raw["provider"]),
+        tuple(raw.get("models", ("*",))),
+        Decimal(raw["factor"]),
+        raw.get("from"),
+        raw.get("until"),
+        raw.get("source", "the contract"),
+    )
+
+
 USER_FILE = "TALLYSTICK_PRICES"
 """The variable that names the user's own override file."""
+BOOK_FILE = "TALLYSTICK_BOOK"
+"""The variable that names a book that ``tallystick prices update`` has written; without it the shipped one is read."""
+SHIPPED = Path(__file__).with_name("book.json")
 
 _lock = threading.Lock()
-_books: dict[str, Book] = {}
+_books: dict[tuple[str, str], Book] = {}
 
 
 def load_book() -> Book:
-    """Return the book: the shipped one, with the user's overrides on top when ``TALLYSTICK_PRICES`` names a file.
+    """Return the book: the shipped one or that of ``TALLYSTICK_BOOK``, with the user's ``TALLYSTICK_PRICES`` on top.
 
     Read once per process, whatever number of threads asks.  A wrong file raises `SettingsError`.
     """
-    user_file = os.environ.get(USER_FILE, "")
-    book = _books.get(user_file)
+    files = (os.environ.get(BOOK_FILE, ""), os.environ.get(USER_FILE, ""))
+    book = _books.get(files)
     if book is None:
         with _lock:
-            book = _books.get(user_file)
+            book = _books.get(files)
             if book is None:
-                book = _books[user_file] = _read_book(user_file)
+                book = _books[files] = read_book(*files)
     return book
 
 
-def _read_book(user_file: str) -> Book:
-    text = Path(__file__).with_name("book.json").read_text(encoding="utf-8")
-    document = json.loads(text)
+def read_book(book_file: str = "", user_file: str = "") -> Book:
+    """Return the book of these files, the shipped one when ``book_file`` is empty; raises `SettingsError`."""
+    path = Path(book_file) if book_file else SHIPPED
+    document = _document(path)
     if user_file:
         # Only with a user's file are these two needed at all.
         from tallystick.pricing._merge import merge
@@ -347,4 +386,25 @@ def _read_book(user_file: str) -> Book:
         own = read_overrides(Path(user_file))
         merge(document, own)
         document["version"] += f"+{own.version}" if own.version else "+own"
-    return Book(document)
+    try:
+        return Book(document)
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise _not_a_book(path, error) from error
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        date.fromisoformat(document["version"][:10])
+        return dict(document)
+    except OSError as error:
+        raise SettingsError(f"cannot read the price book {path}: {error.strerror}") from error
+    except (LookupError, TypeError, ValueError) as error:
+        raise _not_a_book(path, error) from error
+
+
+def _not_a_book(path: Path, error: Exception) -> SettingsError:
+    return SettingsError(
+        f"{path} is no price book ({type(error).__name__}: {error}); write one with `tallystick prices update`, "
+        f"or unset {BOOK_FILE}"
+    )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
 from tallystick.errors import SettingsError
 from tallystick.pricing._items import UNITS
-from tallystick.pricing.overrides import Overrides
+from tallystick.pricing._names import PROVIDERS
+from tallystick.pricing.overrides import Overrides, title
 
 Json = dict[str, Any]
 
@@ -18,6 +20,7 @@ def merge(document: Json, overrides: Overrides) -> None:
     providers = document["providers"]
     for entry in overrides["price"]:
         _add_price(providers, entry, str(overrides.path))
+    _check_providers(providers, overrides)
     for ratio in overrides["ratio"]:
         if ratio["provider"] in providers:
             _add_ratio(providers[ratio["provider"]]["models"], ratio)
@@ -29,7 +32,20 @@ def merge(document: Json, overrides: Overrides) -> None:
     document["multipliers"] += overrides["multiplier"]
     document["aliases"] += overrides["alias"]
     document["disputes"] += overrides["dispute"]
+    document["discounts"] = document.get("discounts", []) + overrides["discount"]
     document["limits"] = overrides["limit"] + document.get("limits", [])
+
+
+def _check_providers(providers: Json, overrides: Overrides) -> None:
+    """Refuse an entry about somebody whom nobody lists: it would never apply, and say nothing."""
+    for table in ("alias", "multiplier", "discount", "limit", "fee", "dispute"):
+        for number, entry in enumerate(overrides[table], 1):
+            name = entry["provider"]
+            if PROVIDERS.get(name, name) not in providers:
+                near = difflib.get_close_matches(name, sorted(providers), n=3)
+                hint = f"near names: {', '.join(near)}" if near else f"known: {', '.join(sorted(providers))}"
+                where = f"{overrides.path}: {title(table, number, entry)}"
+                raise SettingsError(f"{where}: provider = {name!r} is nobody that is listed; {hint}")
 
 
 def amount_text(amount: Decimal) -> str:

@@ -12,7 +12,7 @@ from tallystick.errors import SettingsError
 from tallystick.model.receipt import CostStatus, Line, Receipt
 from tallystick.model.usage import Usage
 from tallystick.pricing import _names, _wire
-from tallystick.pricing._book import STANDARD, Book, Found, Multiplier, Spec, load_book
+from tallystick.pricing._book import STANDARD, Book, Discount, Found, Multiplier, Spec, load_book
 from tallystick.pricing._items import STAND_IN, UNITS
 from tallystick.pricing._wire import Part, Reading, Refused
 
@@ -79,6 +79,7 @@ class Plan:
     multiplier: Decimal
     multiplier_source: str
     doubts: tuple[str, ...]
+    discount: Discount | None
     terms: dict[str, Term]
 
 
@@ -170,6 +171,7 @@ def _stated(reading: Reading, provider: str, model: str, book: Book) -> Receipt:
         model=model,
         status=CostStatus.PROVIDER_REPORTED,
         cost_usd=reading.stated_usd,
+        contracted_usd=reading.stated_usd,
         lines=(line,),
         usage=reading.usage,
         price_version=book.version,
@@ -226,24 +228,32 @@ def _priced(
     asked = params.get("request_model")
     lines: list[Line] = []
     doubts = case.doubts
-    total = ZERO
+    notes = reading.notes
+    total = contracted = ZERO
     for part in reading.parts:
         plan = plan_of(book, place, part.model or model, asked if isinstance(asked, str) else None, case, at)
         counts = {**part.counts, "request": 1} if "request" in plan.rates else part.counts
+        listed = ZERO
         for item, count in counts.items():
             line = _line(book, plan, part, item, count)
             lines.append(line)
-            total = EXACT.add(total, line.cost_usd)
+            listed = EXACT.add(listed, line.cost_usd)
+        total = EXACT.add(total, listed)
+        if plan.discount is not None:
+            notes += (f"contracted: x{plan.discount.factor} {plan.discount.source}",)
+            listed = EXACT.multiply(listed, plan.discount.factor)
+        contracted = EXACT.add(contracted, listed)
         doubts += plan.doubts
     return Receipt(
         provider=provider,
         model=model,
         status=CostStatus.ESTIMATED if doubts else CostStatus.EXACT,
         cost_usd=total,
+        contracted_usd=contracted,
         lines=tuple(lines),
         usage=reading.usage,
         price_version=book.version,
-        notes=(*reading.notes, *dict.fromkeys(doubts)),
+        notes=(*dict.fromkeys(notes), *dict.fromkeys(doubts)),
     )
 
 
@@ -283,7 +293,8 @@ def _make_plan(book: Book, place: _names.Place, model: str, asked: str | None, c
     sources = "; ".join(f"x{m.factor} {m.source}" for m in applied)
     if "request" in rates:
         doubts += ("the fee per request hangs on what the usage does not tell; the dearest is taken",)
-    return Plan(found, rates, factor, sources, doubts + case_doubts, {})
+    discount = book.discount(place.provider, found.model.id, day)
+    return Plan(found, rates, factor, sources, doubts + case_doubts, discount, {})
 
 
 def _find(book: Book, place: _names.Place, model: str) -> Found:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, time
 from decimal import Decimal, InvalidOperation
@@ -25,6 +25,7 @@ _KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "alias": (("provider", "name", "model"), _ALWAYS),
     "multiplier": (("provider", "models", "when", "factor"), (*_TIMES, *_ALWAYS, "estimated")),
+    "discount": (("provider", "factor"), ("models", *_TIMES, *_ALWAYS)),
     "fee": (("provider", "item", "price"), _ALWAYS),
     "ratio": (("provider", "item", "of", "factor"), (*_ALWAYS, "needs")),
     "dispute": (("provider", "name"), _ALWAYS),
@@ -62,8 +63,15 @@ def read_overrides(path: Path) -> Overrides:
         if table not in _KEYS or not isinstance(entries, list):
             raise SettingsError(f"{path}: unknown table '{table}'; known: [[{']], [['.join(_KEYS)}]]")
         for number, entry in enumerate(entries, 1):
-            _check(entry, table, f"{path}: [[{table}]] number {number}")
+            _check(entry, table, f"{path}: {title(table, number, entry)}")
     return Overrides(path=path, version=version, tables=document)
+
+
+def title(table: str, number: int, entry: object) -> str:
+    """Return what a person finds an entry by: its table, its number there, and what it is about."""
+    about = (entry.get(key) for key in ("provider", "name", "model", "host", "item")) if isinstance(entry, dict) else ()
+    words = " ".join(str(word) for word in about if word)
+    return f"[[{table}]] number {number}" + (f" ({words})" if words else "")
 
 
 def _check(entry: object, table: str, where: str) -> None:
@@ -73,6 +81,11 @@ def _check(entry: object, table: str, where: str) -> None:
     for key in needed:
         if key not in entry:
             raise SettingsError(f"{where}: '{key}' is missing; needed: {', '.join(needed)}")
+    if str(entry.get("from", "")) >= str(entry.get("until", "~")):
+        raise SettingsError(
+            f"{where}: from = {entry['from']!r} is not before until = {entry['until']!r}; "
+            "from is the first day, until the first day after"
+        )
     for key, value in entry.items():
         if key not in needed and key not in besides:
             raise SettingsError(f"{where}: unknown key '{key}'; known: {', '.join((*needed, *besides))}")
@@ -82,18 +95,37 @@ def _check(entry: object, table: str, where: str) -> None:
 def _check_value(key: str, value: object, table: str, where: str) -> None:
     if key in UNITS or key in {"factor", "price"}:
         _check_decimal(key, value, where)
+        if table == "discount" and not 0 < Decimal(str(value)) <= 1:
+            raise SettingsError(f'{where}: factor = {value!r} is no discount; 15 % off is "0.85"')
+    elif key in {"provider", "model", "name", "host", "source", "path"} and not (isinstance(value, str) and value):
+        raise SettingsError(f"{where}: {key} = {value!r} is not a text")
     elif key in {"from", "until", "checked"}:
         _check_date(key, value, where)
     elif key == "when":
         _check_when(value, table, where)
     elif key == "hours":
         _check_hours(value, where)
-    elif key in {"models", "weekdays", "unpublished"} and not isinstance(value, list):
-        raise SettingsError(f"{where}: {key} = {value!r} is not a list")
-    elif key in {"above", "minimum", "output_tokens"} and not (isinstance(value, int) and value > 0):
+    elif key in {"models", "weekdays", "unpublished"}:
+        _check_list(key, value, where)
+    elif key in {"replace", "free", "estimated"} and not isinstance(value, bool):
+        raise SettingsError(f"{where}: {key} = {value!r}; allowed: true, false")
+    elif key in {"above", "minimum", "output_tokens"} and not (type(value) is int and value > 0):
         raise SettingsError(f"{where}: {key} = {value!r} is not a whole number above 0")
     elif key in {"item", "of", "needs"} and value not in UNITS:
         raise SettingsError(f"{where}: {key} = {value!r} is nothing that can be charged; known: {', '.join(UNITS)}")
+
+
+_LISTS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "models": (lambda value: isinstance(value, str) and bool(value), 'names, ["gpt-4o", "gpt-5*"] say'),
+    "weekdays": (lambda value: type(value) is int and 1 <= value <= 7, "days from 1 (Monday) to 7"),
+    "unpublished": (lambda value: value in UNITS, f"items: {', '.join(UNITS)}"),
+}
+
+
+def _check_list(key: str, value: object, where: str) -> None:
+    is_allowed, allowed = _LISTS[key]
+    if not isinstance(value, list) or not value or not all(is_allowed(entry) for entry in value):
+        raise SettingsError(f"{where}: {key} = {value!r}; allowed: a list of {allowed}")
 
 
 def _check_decimal(key: str, value: object, where: str) -> None:
