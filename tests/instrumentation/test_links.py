@@ -63,7 +63,10 @@ NOW = replace(FAILED, id="b2", started_s=101.0, ended_s=None, outcome=Outcome.OK
         pytest.param(replace(FAILED, outcome=Outcome.BUDGET_BLOCKED), {}, None, id="nothing-was-sent"),
         pytest.param(replace(FAILED, outcome=Outcome.TRUNCATED), {"look": look(max_tokens=9)}, "retry", id="more-room"),
         pytest.param(
-            replace(FAILED, outcome=Outcome.REFUSAL), {"model": "o"}, "fallback", id="another-after-a-refusal"
+            replace(FAILED, outcome=Outcome.REFUSAL),
+            {"model": "o", "look": look(model="o")},
+            "fallback",
+            id="other-after-refusal",
         ),
         pytest.param(ANSWERED, {"look": look(LONGER)}, None, id="a-conversation-goes-on"),
         pytest.param(FAILED, {"look": look(LONGER)}, None, id="extended-after-a-failure-that-gave-no-answer"),
@@ -171,7 +174,7 @@ def test_a_fallback_to_the_other_provider_goes_on_from_the_failure(
 
 def test_a_failed_stream_that_is_asked_again_is_a_retry(ledger: Any, provider: Provider, ant: Any) -> None:
     provider.script("cut:after=3,200")
-    with pytest.raises(Exception, match="peer closed|incomplete"):
+    with pytest.raises(Exception, match=r"peer closed|incomplete"):
         list(message(ant, stream=True))
     list(message(ant, stream=True))
 
