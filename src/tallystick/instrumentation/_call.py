@@ -64,6 +64,8 @@ class Call:
         self.attempts = 0
         self.sender: Any = None
         """The HTTP client whose sends are this call's attempts."""
+        self.is_foreign = False
+        """True when no SDK made it."""
         self.on_end: Callable[[Outcome], None] | None = None
         """Told the outcome when the call ends."""
         self.route = route
@@ -144,7 +146,9 @@ class Call:
         encoding = response.headers.get("content-encoding", "").strip().lower()
         with self._lock:
             self._reading += 1
-        tap(response, Recorder(reader, encoding, self._on_content, self._over), asynchronous=asynchronous)
+        recorder = Recorder(reader, encoding, self._on_content, self._over)
+        recorder.ends_settled = self.is_foreign
+        tap(response, recorder, asynchronous=asynchronous)
 
     def watch(self, result: Any, *, asynchronous: bool) -> None:
         """Stay open until the stream that a client's middleware made of its own is over.

@@ -105,7 +105,9 @@ class Sends:
             base_url = f"{url.scheme}://{url.netloc.decode()}{base}"
             if not _is_named(base_url, self._providers):
                 return None
-            return self._hooks.open_call(route, base_url, _body(request), _key(request.headers), client)
+            call = self._hooks.open_call(route, base_url, _body(request), _key(request.headers), client)
+            call.is_foreign = True
+            return call
         return None
 
 

@@ -28,6 +28,8 @@ class Recorder:
         self.reader = reader
         self.outcome = Outcome.OK
         self.exception: str | None = None
+        self.ends_settled = False
+        """True when whoever reads may leave, unclosed, what comes after the last word (litellm 1.106 does)."""
         self._on_content = on_content
         self._done = done
         self._over = False
@@ -47,7 +49,7 @@ class Recorder:
             self._on_content()
             self._on_content = None  # type: ignore[assignment]
         # Some SDK versions never close a stream after its last event or an error event.
-        if reader.complete or reader.failed:
+        if reader.complete or reader.failed or (self.ends_settled and reader.is_settled):
             self.over()
 
     def over(self, error: BaseException | None = None, *, exhausted: bool = False) -> None:
