@@ -77,7 +77,15 @@ def explain(args: argparse.Namespace) -> int:
 
 
 def prices(args: argparse.Namespace) -> int:
-    """Show the rates of a model on a day."""
+    """Show the rates of a model on a day, fetch younger ones, compare them with another list."""
+    if args.action == "update":
+        from tallystick.pricing.update import run as update
+
+        return update(data=args.data, url=args.url, offline=args.offline)
+    if args.action == "audit":
+        from tallystick.pricing.audit import run as audit
+
+        return audit(against=args.against, collector=args.collector)
     from tallystick.pricing.show import run
 
     return run(model=args.model, at=args.at)
@@ -147,6 +155,15 @@ def parser() -> argparse.ArgumentParser:
     shown = pricing.add_parser("show", help="the rates of a model")
     shown.add_argument("model")
     shown.add_argument("--at", metavar="DATE", help="on that day (default: today)")
+    updated = pricing.add_parser("update", help="fetch younger prices into the data folder")
+    updated.add_argument(
+        "--data", type=Path, metavar="DIR", help="the data folder (default: TALLYSTICK_DATA, else XDG's)"
+    )
+    updated.add_argument("--url", help="where genai-prices' data is (default: its own repository)")
+    updated.add_argument("--offline", action="store_true", help="compile what is installed; ask nobody")
+    audited = pricing.add_parser("audit", help="compare with another list, and find what has no price")
+    audited.add_argument("--against", type=Path, metavar="FILE", help="litellm's model_prices_and_context_window.json")
+    audited.add_argument("--collector", metavar="URL", help="list the models that it has seen without a price")
 
     # No dash begins an option of ours here: all words are the program's, -m among them.
     running = commands.add_parser("run", help=run_app.__doc__, prefix_chars="\0", add_help=False)

@@ -70,11 +70,13 @@ CASES = {
 CLAUDE_CLOUDS = frozenset({"aws", "google"})
 
 
-def compile_book(overrides: Overrides) -> Json:
-    """Return the book's document from the installed genai-prices and ``overrides``."""
+def compile_book(overrides: Overrides, providers: Sequence[Any] | None = None) -> Json:
+    """Return the book's document from ``overrides`` and the library's ``providers``, those it was installed with."""
     import genai_prices
-    from genai_prices.data import providers
 
+    if providers is None:
+        from genai_prices.data import providers
+    assert providers is not None, "the library has data"
     library = f"genai-prices {genai_prices.__version__}"
     compiled: Json = {
         provider.id: {
