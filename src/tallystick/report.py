@@ -15,10 +15,12 @@ from rich.text import Text
 
 from tallystick.client import Collector
 from tallystick.errors import CollectorRefusedError, SettingsError, UnknownCallError
+from tallystick.model.failures import MAY_BE_BILLED
 from tallystick.model.money import show_usd
 
 UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 SINCE = re.compile(r"([1-9][0-9]{0,4})([mhdw])")
+NOTHING = "\nNo billable response came, so nothing is charged."
 DAYS_MAX = 3650
 # What turns or hides the text around it: controls (so no escape sequence reaches the terminal), marks of direction.
 UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff]")
@@ -57,7 +59,8 @@ def explain(collector: str, call: str) -> int:
     _head(console, answer["call"])
     _attempts(console, answer["attempts"])
     if not answer["units"]:
-        _say(console, "\nNo billable response came, so nothing is charged.")
+        untold = answer["call"]["outcome"] in MAY_BE_BILLED and answer["attempts"]
+        _say(console, "\nNo answer came: what the provider bills is not known." if untold else NOTHING)
     for unit in answer["units"]:
         _unit(console, unit)
     if len(answer["units"]) > 1:

@@ -191,3 +191,22 @@ def test_a_rate_names_what_it_is_for() -> None:
     assert words.unit_price("0.25", 1_000_000, "token") == "$0.25 per 1M tokens"
     assert words.unit_price("10", 1000, "request") == "$10 per 1k requests"
     assert words.unit_price("0.04", 1, "image") == "$0.04 per image"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "attempts", "units", "told"),
+    [
+        pytest.param("auth", 1, 0, "nothing billed", id="an-error-answer-is-not-billed"),
+        pytest.param("timeout_read", 1, 0, "may be billed", id="a-timeout-may-be-billed-and-is-no-zero"),
+        pytest.param("cancelled", 1, 0, "may be billed", id="so-may-a-cancelled-call"),
+        pytest.param("cancelled", 0, 0, "nothing billed", id="but-not-before-anything-was-sent"),
+        pytest.param("timeout_read", 2, 1, "estimated", id="a-stream-that-timed-out-has-its-unit"),
+    ],
+)
+def test_a_call_without_an_answer_says_whether_it_may_be_billed(
+    outcome: str, attempts: int, units: int, told: str
+) -> None:
+    row = {"outcome": outcome, "attempts": attempts, "units": units, "cost_status": "estimated"}
+
+    assert words.trust(row) == told
+    assert words.is_untold(row) == (told == "may be billed")

@@ -55,7 +55,7 @@ def _head(row: Mapping[str, Any], shown: View) -> None:
     well = row["outcome"] == "ok"
     parts.tiles(
         [
-            figures.Tile(label="Cost", value=words.usd(row["cost_usd"]), versus=_trust(row)),
+            figures.Tile(label="Cost", value=_cost(row), versus=words.trust(row)),
             figures.Tile(
                 label="Outcome",
                 value="answered" if well else "failed",
@@ -83,16 +83,16 @@ def _finish(row: Mapping[str, Any]) -> str:
     return f"finish: {reasons}" if reasons else "no finish reason told"
 
 
-def _trust(row: Mapping[str, Any]) -> str:
-    if not row["units"]:
-        return "nothing was billed"
-    return words.status(row["cost_status"])
+def _cost(row: Mapping[str, Any]) -> str:
+    return "unknown" if words.is_untold(row) else words.usd(row["cost_usd"])
 
 
 def _receipts(units: list[dict[str, Any]], row: Mapping[str, Any], shown: View) -> None:
     st.markdown("**Receipt**")
     if not units:
-        st.caption("The provider sent no billable response, so there is nothing to charge.")
+        untold = "No answer came, so what the provider bills is not known; it may have worked on the request."
+        nothing = "The provider sent no billable response, so there is nothing to charge."
+        st.caption(untold if words.is_untold(row) else nothing)
     for unit in units:
         _receipt(unit, shown)
     if len(units) > 1:

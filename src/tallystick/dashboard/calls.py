@@ -64,6 +64,8 @@ COLUMNS = {
     "caller": "called from",
     "id": "id",
 }
+WIDTHS = {"cost_usd": 95, "outcome": 165, "cost": 90}
+"""Pixels.  Measured by Streamlit from the first rows only, what stands further down would be cut."""
 NUMBERS = {
     "cost_usd": frames.usd,
     "input_tokens": frames.count,
@@ -75,10 +77,9 @@ NUMBERS = {
 
 def _table(rows: list[dict[str, Any]], shown: View) -> None:
     config = {
-        # Measured by Streamlit from the first rows only, money further down would be cut.
-        name: st.column_config.NumberColumn(label, alignment="right", width=95 if name == "cost_usd" else None)
+        name: st.column_config.NumberColumn(label, alignment="right", width=WIDTHS.get(name))
         if name in NUMBERS
-        else st.column_config.TextColumn(label)
+        else st.column_config.TextColumn(label, width=WIDTHS.get(name))
         for name, label in COLUMNS.items()
     }
     event = st.dataframe(
@@ -109,7 +110,8 @@ def _row(row: dict[str, Any], shown: View) -> dict[str, Any]:
         **told,
         "when": words.clock(row["started_at"], shown.zone, shown.now),
         "outcome": words.outcome(row["outcome"]),
-        "cost": "nothing billed" if not row["units"] else words.status(row["cost_status"]),
+        "cost": words.trust(row),
+        "cost_usd": None if words.is_untold(row) else row["cost_usd"],
         "model": words.clean(row["model"] or words.NONE, CELL),
         "service": words.clean(row["service"] or "", CELL),
         "provider": words.clean(row["provider"] or "", CELL),

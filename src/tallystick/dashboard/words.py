@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import datetime, timedelta, tzinfo
 from decimal import Decimal
+from typing import Any
 
-from tallystick.model.failures import Outcome
+from tallystick.model.failures import MAY_BE_BILLED, Outcome
 from tallystick.model.money import show_usd
 
 NONE = "(none)"
@@ -238,3 +240,15 @@ ALERT_STATES = {
     "refused": "refused by the receiver",
     "unsent": "not sent: no channel is set",
 }
+
+
+def is_untold(row: Mapping[str, Any]) -> bool:
+    """Tell whether a call got no answer, but may be on the bill: its cost is unknown, not zero."""
+    return not row["units"] and row["attempts"] > 0 and row["outcome"] in MAY_BE_BILLED
+
+
+def trust(row: Mapping[str, Any]) -> str:
+    """Return in words how far the cost of a call can be trusted."""
+    if is_untold(row):
+        return "may be billed"
+    return status(row["cost_status"]) if row["units"] else "nothing billed"

@@ -35,6 +35,9 @@ class Outcome(StrEnum):
     UNKNOWN = "unknown"
 
 
+MAY_BE_BILLED = frozenset({Outcome.TIMEOUT_READ, Outcome.TIMEOUT_SERVER, Outcome.CANCELLED})
+"""No answer came, but the provider may have worked on the request: what it bills is not known, and is not zero."""
+
 QUOTA_CODES = frozenset({
     "insufficient_quota", "billing_error", "billing_not_active", "credit_balance_exhausted", "usage_limit_exceeded",
     "enforced_spend_limit_reached", "contract_spend_limit_reached", "project_spend_limit_exceeded",
@@ -102,13 +105,14 @@ def outcome_of_status(status: int, *codes: str | None, message: str = "") -> Out
     if "prompt is too long" in message:
         return Outcome.CONTEXT_LENGTH
     named = [BY_CODE[code] for code in codes if code in BY_CODE]
-    # "invalid_request_error" is a catch-all that also rides on 401 and 404 bodies of OpenAI, beside a better word.
+    # "invalid_request_error" is a catch-all that also rides on 401 and 404 bodies of OpenAI, beside a better word, as
+    # "server_error" rides on a 503 that says overloaded, and "api_error" on a 504.
     for outcome in named:
-        if outcome is not Outcome.INVALID_REQUEST:
+        if outcome not in {Outcome.INVALID_REQUEST, Outcome.SERVER_ERROR}:
             return outcome
     if status in BY_STATUS:
         return BY_STATUS[status]
-    if status >= 500:
+    if status >= 500 or Outcome.SERVER_ERROR in named:
         return Outcome.SERVER_ERROR
     if status >= 400 or named:
         return Outcome.INVALID_REQUEST
