@@ -5,8 +5,12 @@ Only what is sent for a call becomes a span, never the app's other traffic; and 
 
 from __future__ import annotations
 
+import json
+import re
 import threading
+import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -17,15 +21,30 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.trace import NonRecordingSpan, Span, set_span_in_context
 
 from tallystick.instrumentation._guard import guard
-from tallystick.model.attributes import ATTEMPT, ATTEMPT_OUTCOME, REQUEST_ID, RESEND_COUNT, RETRY_AFTER_S, STATUS_CODE
+from tallystick.instrumentation._wire import read_error
+from tallystick.model.attributes import (
+    ATTEMPT,
+    ATTEMPT_CODE,
+    ATTEMPT_OUTCOME,
+    RATE_LIMIT_PREFIX,
+    REQUEST_ID,
+    RESEND_COUNT,
+    RETRY_AFTER_S,
+    SHOULD_RETRY,
+    STATUS_CODE,
+    WAITED_S,
+)
 from tallystick.model.failures import Outcome, outcome_of_status
 
 CALL_KEY = otel_context.create_key("tallystick.call")
+_SENDING_KEY = otel_context.create_key("tallystick.sending")
+ERROR_BYTES_MAX = 256 * 1024
+"""A longer body of an error is not looked into."""
 
 # Attributes of the HTTP span that the ledger keeps; a URL's query may hold a key, so URLs are left out.
 _KEPT = frozenset({
     "http.method", "http.status_code", "http.request.method", "error.type", "network.protocol.version",
-    "server.address", "server.port", ATTEMPT, RESEND_COUNT, STATUS_CODE, REQUEST_ID, RETRY_AFTER_S,
+    "server.address", "server.port", ATTEMPT,
 })  # fmt: skip
 
 _BY_EXCEPTION = {
@@ -45,10 +64,12 @@ def outcome_of_transport(name: str) -> Outcome:
 def attempt_attributes(span: ReadableSpan, attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the ledger keeps of an attempt's span, its outcome added."""
     kept = {name: value for name, value in attributes.items() if name in _KEPT}
-    status = kept.get(STATUS_CODE)
-    if isinstance(status, int):
-        kept[ATTEMPT_OUTCOME] = outcome_of_status(status).value
-    elif span.events and (name := (span.events[-1].attributes or {}).get("exception.type")):
+    sending = otel_context.get_value(_SENDING_KEY)
+    if isinstance(sending, _Sending):
+        kept |= sending.facts
+    if ATTEMPT_OUTCOME in kept:
+        return kept
+    if span.events and (name := (span.events[-1].attributes or {}).get("exception.type")):
         kept[ATTEMPT_OUTCOME] = outcome_of_transport(str(name)).value
     else:
         kept[ATTEMPT_OUTCOME] = Outcome.CANCELLED.value
@@ -57,33 +78,92 @@ def attempt_attributes(span: ReadableSpan, attributes: Mapping[str, Any]) -> dic
 
 def _on_request(span: Span, request: Any) -> None:  # noqa: ARG001 -- the instrumentor's signature
     with guard("the start of an attempt"):
-        call = otel_context.get_value(CALL_KEY)
-        if call is None:
+        sending = otel_context.get_value(_SENDING_KEY)
+        if not isinstance(sending, _Sending):
             return
         span.set_attribute(ATTEMPT, value=True)
-        span.set_attribute(RESEND_COUNT, call.attempts)  # type: ignore[attr-defined]
-        call.attempts += 1  # type: ignore[attr-defined]
+        sending.begins()
         # The instrumentor is about to inject ``traceparent`` from the current context; the app's request must reach
         # the provider as without us, so the context becomes empty. The instrumentor's own detach restores it.
         otel_context.attach(Context())
-
-
-def _on_response(span: Span, request: Any, response: Any) -> None:  # noqa: ARG001 -- the instrumentor's signature
-    with guard("the end of an attempt"):
-        status, headers = response[0], _headers(response[1])
-        span.set_attribute(STATUS_CODE, status)
-        if request_id := headers.get("request-id") or headers.get("x-request-id"):
-            span.set_attribute(REQUEST_ID, request_id)
-        if (wait_s := retry_after_s(headers)) is not None:
-            span.set_attribute(RETRY_AFTER_S, wait_s)
 
 
 async def _on_request_async(span: Span, request: Any) -> None:
     _on_request(span, request)
 
 
-async def _on_response_async(span: Span, request: Any, response: Any) -> None:
-    _on_response(span, request, response)
+def answer_facts(response: Any) -> dict[str, Any]:
+    """Return what an answer says of an attempt: by its status, its headers, and an error's body where it was read.
+
+    A client reads the whole body of an answer before it hands it over, unless it was asked for a stream; then nobody
+    may have read an error's body yet, and it is not ours to read.
+    """
+    status: int = response.status_code
+    headers = _headers(response.headers)
+    facts: dict[str, Any] = {STATUS_CODE: status}
+    if request_id := headers.get("request-id") or headers.get("x-request-id"):
+        facts[REQUEST_ID] = request_id
+    if (wait_s := retry_after_s(headers)) is not None:
+        facts[RETRY_AFTER_S] = wait_s
+    if (should_retry := headers.get("x-should-retry")) in {"true", "false"}:
+        facts[SHOULD_RETRY] = should_retry == "true"
+    outcome, code = outcome_of_status(status), None
+    if status >= 400 and (body := _error_body(response)) is not None:
+        outcome, code = read_error(status, body)
+    facts[ATTEMPT_OUTCOME] = outcome.value
+    if code:
+        facts[ATTEMPT_CODE] = code
+    return facts | rate_limits(headers)
+
+
+def _error_body(response: Any) -> Any:
+    try:
+        content: bytes = response.content
+    except RuntimeError:  # ResponseNotRead of either library
+        return None
+    if len(content) > ERROR_BYTES_MAX:
+        return None
+    try:
+        return json.loads(content)
+    except ValueError:
+        return None
+
+
+_LIMIT = re.compile(
+    r"anthropic-ratelimit-(?P<what>requests|tokens|input-tokens|output-tokens)-(?P<fact>limit|remaining|reset)"
+    r"|x-ratelimit-(?P<fact_>limit|remaining|reset)-(?P<what_>requests|tokens|input-tokens|output-tokens)"
+)
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
+_DURATION_S = (86400.0, 3600.0, 60.0, 1.0, 0.001)
+
+
+def rate_limits(headers: Mapping[str, str]) -> dict[str, Any]:
+    """Return the headroom that an answer tells of: limit and remaining as counts, the reset in seconds from then."""
+    found: dict[str, Any] = {}
+    for name, value in headers.items():
+        if "-ratelimit-" not in name or (match := _LIMIT.fullmatch(name)) is None:
+            continue
+        what = (match["what"] or match["what_"]).replace("-", "_")
+        fact = match["fact"] or match["fact_"]
+        if fact == "reset":
+            reset_s = _reset_s(value, headers.get("date"))
+            if reset_s is not None:
+                found[f"{RATE_LIMIT_PREFIX}{what}.reset_s"] = reset_s
+        elif value.isdecimal():
+            found[f"{RATE_LIMIT_PREFIX}{what}.{fact}"] = int(value)
+    return found
+
+
+def _reset_s(value: str, date: str | None) -> float | None:
+    """Return the seconds until a limit is full again: from a duration as 1m3s or 12ms, or from a time in RFC 3339."""
+    match = _DURATION.fullmatch(value)
+    if match is not None and any(match.groups()):
+        return round(sum(float(n) * unit for n, unit in zip(match.groups(), _DURATION_S, strict=True) if n), 6)
+    try:
+        now = parsedate_to_datetime(date) if date else datetime.now(UTC)
+        return max((datetime.fromisoformat(value) - now).total_seconds(), 0.0)
+    except (TypeError, ValueError):
+        return None
 
 
 def _headers(headers: Any) -> dict[str, str]:
@@ -120,14 +200,32 @@ def _until(at: str, now: str | None) -> float | None:
 class _Sending:
     """One send of an HTTP client, and what came of it, whatever becomes of its span."""
 
-    def __init__(self, request: Any, send: Callable[[], Any]) -> None:
+    def __init__(self, call: Any, request: Any, send: Callable[[], Any]) -> None:
         self.error: BaseException | None = None
+        self.facts: dict[str, Any] = {}
+        """What the ledger is told of the attempt."""
+        self._call = call
         self._request = request
         self._headers = request.headers
         self._send = send
         self._outside = otel_context.get_current()
         self._begun = False
         self._response: Any = None
+
+    def begins(self) -> None:
+        """Count the attempt, and what it waited for since the one before."""
+        call = self._call
+        self.facts[RESEND_COUNT] = call.attempts
+        if call.attempt_ended_s is not None:
+            self.facts[WAITED_S] = round(time.perf_counter() - call.attempt_ended_s, 6)
+        call.attempts += 1
+
+    def over(self) -> None:
+        """Note what came of the attempt."""
+        with guard("the end of an attempt"):
+            self._call.attempt_ended_s = time.perf_counter()
+            if self._response is not None:
+                self.facts |= answer_facts(self._response)
 
     def now(self) -> Any:
         """Send, in the app's own context: its instrumentation of the HTTP library finds what it would without us."""
@@ -188,12 +286,18 @@ class _Stand:
 
 class _Transport:
     def handle_request(self, request: Any, *, sending: _Sending) -> Any:
-        return sending.now()
+        try:
+            return sending.now()
+        finally:
+            sending.over()
 
 
 class _AsyncTransport:
     async def handle_async_request(self, request: Any, *, sending: _Sending) -> Any:
-        return await sending.now_async()
+        try:
+            return await sending.now_async()
+        finally:
+            sending.over()
 
 
 class AttemptTracing:
@@ -211,10 +315,10 @@ class AttemptTracing:
 
     def send(self, call: Any, request: Any, send: Callable[[], Any]) -> Any:
         """Return or raise what ``send`` does, and record it as an attempt of ``call``."""
-        sending = _Sending(request, send)
+        sending = _Sending(call, request, send)
         with guard("the recording of an attempt"):
             transport = self._transport(request, asynchronous=False)
-            token = otel_context.attach(_inside(call))
+            token = otel_context.attach(_inside(call, sending))
             try:
                 transport.handle_request(request, sending=sending)
             except Exception as error:
@@ -226,10 +330,10 @@ class AttemptTracing:
 
     async def send_async(self, call: Any, request: Any, send: Callable[[], Any]) -> Any:
         """As `send`."""
-        sending = _Sending(request, send)
+        sending = _Sending(call, request, send)
         with guard("the recording of an attempt"):
             transport = self._transport(request, asynchronous=True)
-            token = otel_context.attach(_inside(call))
+            token = otel_context.attach(_inside(call, sending))
             try:
                 await transport.handle_async_request(request, sending=sending)
             except Exception as error:
@@ -258,15 +362,14 @@ class AttemptTracing:
             tracer_provider=self._provider,
             meter_provider=NoOpMeterProvider(),
             request_hook=_on_request_async if asynchronous else _on_request,
-            response_hook=_on_response_async if asynchronous else _on_response,
         )
         return stand.transport
 
 
-def _inside(call: Any) -> Context:
+def _inside(call: Any, sending: _Sending) -> Context:
     """Return a context of ours alone: nothing that the app has set for its own instrumentation reaches ours."""
     parent = set_span_in_context(NonRecordingSpan(call.span_context), Context())
-    return otel_context.set_value(CALL_KEY, call, parent)
+    return otel_context.set_value(_SENDING_KEY, sending, parent)
 
 
 def _library_of(request: Any) -> str:

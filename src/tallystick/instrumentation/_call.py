@@ -62,6 +62,8 @@ class Call:
         self, tracing: Tracing, route: Route, place: Place, request: Mapping[str, Any], told: dict[str, Any]
     ) -> None:
         self.attempts = 0
+        self.attempt_ended_s: float | None = None
+        """When the last attempt was over, of the performance counter."""
         self.sender: Any = None
         """The HTTP client whose sends are this call's attempts."""
         self.is_foreign = False
