@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tallystick.mock.clouds import PLACES
 from tallystick.mock.serve import MockServer
 
 
@@ -31,6 +32,7 @@ class Provider:
         self.openai_url = server.openai_url
         place = f"127.0.0.1:{server.port}"
         self.mapping = {f"{place}/anthropic": "anthropic", f"{place}/openai": "openai"}
+        self.mapping |= {f"{place}/{path}": name for path, name in PLACES.items()}
         """What tells `tallystick.instrument` who bills here."""
         self.providers = ",".join(f"{key}={name}" for key, name in self.mapping.items())
         """The same as a value of ``TALLYSTICK_PROVIDERS``."""

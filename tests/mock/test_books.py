@@ -45,7 +45,15 @@ def test_fast_costs_twice_where_it_is_offered_and_a_tier_without_a_rate_is_unkno
     counts = {"input": 1000}
     assert charge_usd("anthropic", "claude-opus-5-5", counts, "standard", "fast") == Decimal("0.008")
     assert charge_usd("anthropic", "claude-haiku-4-5-20251001", counts, "standard", "fast") is None
-    assert charge_usd("openai", "gpt-5-mini-2025-08-07", counts, "flex", "standard") is None
+    assert charge_usd("openai", "gpt-5-mini-2025-08-07", counts, "flex", "standard") == Decimal("0.000125")
+    assert charge_usd("openai", "gpt-5-mini-2025-08-07", counts, "scale", "standard") is None
+
+
+def test_a_cloud_charges_what_the_maker_does_but_for_its_regions() -> None:
+    counts = {"input": 1000}
+    model = "claude-haiku-4-5-20251001"
+    assert charge_usd("aws.bedrock", model, counts, "standard", "standard") == Decimal("0.001")
+    assert charge_usd("aws.bedrock", model, counts, "standard", "standard", "1.1") == Decimal("0.0011")
 
 
 def test_the_invoice_is_the_sum_of_what_was_answered(claude: Anthropic, gpt: OpenAI, provider: Provider) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import secrets
+import struct
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,11 +27,33 @@ class Frame:
     written: int
     """Output tokens that had been generated when it was sent."""
 
+    def packed(self) -> bytes:
+        """Return the frame as a message of AWS's binary event stream, as Bedrock sends it."""
+        assert isinstance(self.data, Mapping), "Bedrock's events are objects"
+        if self.event == "error":
+            kind, payload = "exception", {"message": "Overloaded"}
+            named = {":exception-type": "throttlingException", ":content-type": "application/json"}
+        else:
+            kind, payload = "event", {"bytes": base64.b64encode(dump(self.data).encode()).decode(), "p": "abc"}
+            named = {":event-type": "chunk", ":content-type": "application/json"}
+        return _message({**named, ":message-type": kind}, dump(payload).encode())
+
     def encode(self, newline: str) -> bytes:
         """Return the frame as server-sent event with lines ended by ``newline``."""
         data = self.data if isinstance(self.data, str) else dump(self.data)
         lines = [*([f"event: {self.event}"] if self.event else []), f"data: {data}", "", ""]
         return newline.join(lines).encode()
+
+
+def _message(headers: Mapping[str, str], payload: bytes) -> bytes:
+    """Return a message: lengths, a checksum, headers (7 is the type of text), payload, a checksum of all."""
+    head = b"".join(
+        struct.pack("!B", len(name)) + name.encode() + b"\x07" + struct.pack("!H", len(value)) + value.encode()
+        for name, value in headers.items()
+    )
+    prelude = struct.pack("!II", 16 + len(head) + len(payload), len(head))
+    message = prelude + struct.pack("!I", zlib.crc32(prelude)) + head + payload
+    return message + struct.pack("!I", zlib.crc32(message))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +77,10 @@ class Answer:
     """The frame that ends a stream as failed after so many output tokens; of the Responses API alone."""
     service_tier: str = "default"
     speed: str = "standard"
+    factor: str = "1"
+    """What multiplies the rates beside tier and speed: a place, a batch."""
+    raw: tuple[str, bytes] | None = None
+    """Content type and body of an answer that is no JSON: speech, plain text."""
 
 
 @dataclass(slots=True)

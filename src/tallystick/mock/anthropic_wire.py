@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tallystick.mock.answers import Answer, Body, Frame, Frames, dump, new_id, required, text_of
-from tallystick.mock.books import FULL_NAMES
+from tallystick.mock.books import FULL_NAMES, US_FACTORS
 from tallystick.mock.thoughts import Prompt, PromptCache, Thought, dictated, sample, think
 
 ERRORS = {
@@ -26,6 +26,8 @@ ERRORS = {
     "529": (529, "overloaded_error", "Overloaded"),
     "context_length": (400, "invalid_request_error", "prompt is too long: 204321 tokens > 200000 maximum"),
 }
+COMPACTION_TOKENS = 40
+"""What a compaction writes."""
 STOPS = {
     "end": "end_turn",
     "length": "max_tokens",
@@ -104,9 +106,26 @@ def answer(body: Body, options: Mapping[str, str], cache: PromptCache) -> Answer
     thought = _cached(think(prompt, options), cache.marked(model, prompt.blocks))
     thought = dictated(thought, options)
     speed = "fast" if body.get("speed") == "fast" else "standard"
+    geo = body.get("inference_geo")
+    compacted = int(options.get("compaction", 0))
 
     def usage_at(written: int) -> dict[str, Any]:
-        return _usage(thought, written, speed)
+        usage = _usage(thought, written, speed)
+        if geo:
+            usage["inference_geo"] = geo
+        if compacted:
+            usage["iterations"] = [
+                {"type": "compaction", "input_tokens": compacted, "output_tokens": COMPACTION_TOKENS},
+                {"type": "message", "input_tokens": thought.input_tokens, "output_tokens": written},
+            ]
+        return usage
+
+    def counts_at(written: int) -> dict[str, int]:
+        counts = _counts(thought, written)
+        if compacted:  # outside the totals, and charged
+            counts["input"] += compacted
+            counts["output"] += COMPACTION_TOKENS
+        return counts
 
     message: dict[str, Any] = {
         "id": new_id("msg_01"),
@@ -124,6 +143,11 @@ def answer(body: Body, options: Mapping[str, str], cache: PromptCache) -> Answer
             "category": "general_harms",
             "explanation": "The mock was told to refuse.",
         }
+        if "credit" in options:
+            message["stop_details"] |= {
+                "fallback_credit_token": new_id("credit_"),
+                "fallback_has_prefill_claim": True,
+            }
     return Answer(
         id=message["id"],
         model=model,
@@ -131,7 +155,8 @@ def answer(body: Body, options: Mapping[str, str], cache: PromptCache) -> Answer
         body=message,
         output_tokens=thought.output_tokens,
         usage_at=usage_at,
-        counts_at=lambda written: _counts(thought, written),
+        counts_at=counts_at,
+        factor=US_FACTORS.get(model, "1") if geo == "us" else "1",
         frames=_frames(message, thought, usage_at) if body.get("stream") else None,
         error_frame=Frame(
             "error", {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}, 0

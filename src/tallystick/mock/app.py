@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import importlib
 import json
 import time
 import zlib
@@ -12,6 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -20,12 +22,16 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tallystick.mock import anthropic_wire, openai_wire
+from tallystick.mock import anthropic_wire, clouds, media_wire, openai_wire
 from tallystick.mock.answers import Answer, Frame, InvalidRequestError, dump, new_id
+from tallystick.mock.batches import Batches, batch_routes
 from tallystick.mock.books import FULL_NAMES, RATES, UNPRICED_MODEL, Books, Item
 from tallystick.mock.scripts import ERRORS, STEPS, STOPS, BadScriptError, Scripts, Step
+from tallystick.mock.sockets import socket_routes
 from tallystick.mock.thoughts import PromptCache
 
+KEY_HEADERS = ("x-api-key", "api-key", "authorization")
+CODINGS = ("gzip", "br", "zstd")
 SECRET_HEADERS = frozenset({"authorization", "x-api-key", "api-key", "cookie"})
 HTML = b"<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
 RESPONSES_MAX = 256
@@ -38,6 +44,12 @@ WIRES: dict[tuple[str, str], Wire] = {
     ("openai", "/v1/responses"): openai_wire.responses,
     ("openai", "/v1/completions"): openai_wire.completions,
     ("openai", "/v1/embeddings"): openai_wire.embeddings,
+    ("openai", "/v1/responses/compact"): openai_wire.compact,
+    ("openai", "/v1/images/generations"): media_wire.images,
+    ("openai", "/v1/images/edits"): media_wire.images,
+    ("openai", "/v1/audio/transcriptions"): media_wire.transcription,
+    ("openai", "/v1/audio/translations"): media_wire.transcription,
+    ("openai", "/v1/audio/speech"): media_wire.speech,
 }
 ERROR_OF = {"anthropic": anthropic_wire.error, "openai": openai_wire.error}
 
@@ -51,6 +63,9 @@ class State:
     cache: PromptCache = field(default_factory=PromptCache)
     responses: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     """Stored answers of the Responses API, by id."""
+    polls: dict[str, int] = field(default_factory=dict)
+    """How often a background response is still to be found under way."""
+    batches: Batches = field(default_factory=Batches)
 
 
 @dataclass(kw_only=True)
@@ -65,6 +80,10 @@ class Exchange:
     step: Step
     record: dict[str, Any]
     request_id: str
+    biller: str
+    """Who is on the invoice: the provider, or the cloud that passes on its wire."""
+    factor: str = "1"
+    """What the place of the endpoint multiplies the rates with."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer as the script's step wants it."""
@@ -90,7 +109,8 @@ class Exchange:
             await self._send_json(client, answer)
 
     def _is_locked_out(self) -> bool:
-        key = self.headers.get("x-api-key") or self.headers.get("authorization", "").removeprefix("Bearer ")
+        key = next((self.headers[name] for name in KEY_HEADERS if self.headers.get(name)), "")
+        key = key.removeprefix("Bearer ")
         return not key or "wrong" in key
 
     def _answer(self) -> Answer | str:
@@ -124,9 +144,8 @@ class Exchange:
             await client.wait(HANG_S_MAX)
 
     async def _send_json(self, client: Client, answer: Answer) -> None:
-        body = self._json_of(answer)
-        raw = dump(body).encode()
-        headers = self._headers("application/json")
+        kind, raw = answer.raw or ("application/json", dump(self._json_of(answer)).encode())
+        headers = self._headers(kind)
         cut = {"bad-json": "garbled", "cut": "connection"}.get(self.step.name)
         await client.wait(self.step.number("body", 0.0) if self.step.name == "slow" else 0)
         if client.is_gone and cut is None:
@@ -134,8 +153,9 @@ class Exchange:
         self._bill(answer, answer.output_tokens, cut)
         if self.step.name == "bad-json":
             raw = raw[: len(raw) // 2]
-        if self.step.has("gzip"):
-            raw, headers["content-encoding"] = _gzip(raw), "gzip"
+        if coding := _coding(self.step):
+            squeeze = Squeeze(coding)
+            raw, headers["content-encoding"] = squeeze.take(raw) + squeeze.end(), coding
         if self.step.name == "cut":
             await client.start(200, headers | {"content-length": str(len(raw))})
             await client.send(raw[: len(raw) // 2])
@@ -154,13 +174,16 @@ class Exchange:
         self.state.responses[answer.id] = body
         while len(self.state.responses) > RESPONSES_MAX:
             del self.state.responses[next(iter(self.state.responses))]
-        return {**body, "status": "queued", "output": [], "usage": None} if body.get("background") else body
+        if not body.get("background"):
+            return body
+        self.state.polls[answer.id] = int(self.step.number("polls", 0))
+        return {**body, "status": "queued", "output": [], "usage": None}
 
     async def _stream(self, client: Client, answer: Answer) -> None:
         """Send the frames, as far as the step lets them; bill what had been written by then."""
         frames, written, cut = self._planned(answer)
-        pack = _Packer(self.step)
-        await client.start(200, self._headers("text/event-stream; charset=utf-8") | pack.headers)
+        pack = _Packer(self.step, is_bedrock=self.biller == "aws.bedrock")
+        await client.start(200, self._headers("") | pack.headers)
         reached = 0
         for left, frame in zip(reversed(range(len(frames))), frames, strict=True):
             await client.wait(self.step.number("body", 0.0))
@@ -169,7 +192,7 @@ class Exchange:
                 return
             if not left:  # before it is sent: who has the whole answer may look at the invoice
                 self._bill(answer, written, cut)
-            await client.send(pack.frame(frame.encode(pack.newline)))
+            await client.send(pack.frame(frame))
             reached = max(reached, frame.written)
         if not frames:
             self._bill(answer, 0, cut)
@@ -203,7 +226,7 @@ class Exchange:
                 request=self.record["number"],
                 attempt=_number(self.headers.get("x-stainless-retry-count")),
                 at=datetime.now(UTC).isoformat().replace("+00:00", "Z"),
-                provider=self.provider,
+                provider=self.biller,
                 model=answer.model,
                 api=answer.api,
                 stream=answer.frames is not None,
@@ -211,6 +234,7 @@ class Exchange:
                 counts=answer.counts_at(written),
                 service_tier=answer.service_tier,
                 speed=answer.speed,
+                factor=self.factor if answer.factor == "1" else answer.factor,
                 cut=cut,
             )
         )
@@ -273,26 +297,55 @@ def _retry_headers(step: Step) -> dict[str, str]:
     return headers
 
 
-def _gzip(raw: bytes) -> bytes:
-    packer = zlib.compressobj(wbits=31)
-    return packer.compress(raw) + packer.flush()
+def _coding(step: Step) -> str | None:
+    return next((coding for coding in CODINGS if step.has(coding)), None)
+
+
+class Squeeze:
+    """Compresses a body in pieces that can each be read at once."""
+
+    def __init__(self, coding: str) -> None:
+        self._packer: Any
+        if coding == "gzip":
+            self._packer = zlib.compressobj(wbits=31)
+            self._add, self._flush = self._packer.compress, partial(self._packer.flush, zlib.Z_SYNC_FLUSH)
+            self.end: Callable[[], bytes] = self._packer.flush
+        elif coding == "br":
+            self._packer = importlib.import_module("brotli").Compressor()
+            self._add, self._flush, self.end = self._packer.process, self._packer.flush, self._packer.finish
+        else:
+            zstandard = importlib.import_module("zstandard")
+            self._packer = zstandard.ZstdCompressor().compressobj()
+            self._add = self._packer.compress
+            self._flush = partial(self._packer.flush, zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+            self.end = self._packer.flush
+
+    def take(self, raw: bytes) -> bytes:
+        """Return what may be sent when ``raw`` was written."""
+        packed: bytes = self._add(raw) + self._flush()
+        return packed
 
 
 class _Packer:
-    """Gives a stream its line ends and its content encoding."""
+    """Gives a stream its framing, its line ends and its content encoding."""
 
-    def __init__(self, step: Step) -> None:
-        self.newline = "\r\n" if step.has("crlf") else "\n"
-        self._zlib = zlib.compressobj(wbits=31) if step.has("gzip") else None
-        self.headers = {"content-encoding": "gzip"} if self._zlib else {}
+    def __init__(self, step: Step, *, is_bedrock: bool = False) -> None:
+        self._newline = "\r\n" if step.has("crlf") else "\n"
+        self._is_bedrock = is_bedrock
+        coding = _coding(step)
+        self._squeeze = Squeeze(coding) if coding else None
+        self.headers = {
+            "content-type": "application/vnd.amazon.eventstream" if is_bedrock else "text/event-stream; charset=utf-8"
+        } | ({"content-encoding": coding} if coding else {})
 
-    def frame(self, raw: bytes) -> bytes:
-        if self._zlib is None:
-            return raw
-        return self._zlib.compress(raw) + self._zlib.flush(zlib.Z_SYNC_FLUSH)
+    def frame(self, frame: Frame) -> bytes:
+        """Return what is sent for ``frame``."""
+        raw = frame.packed() if self._is_bedrock else frame.encode(self._newline)
+        return raw if self._squeeze is None else self._squeeze.take(raw)
 
     def end(self) -> bytes:
-        return b"" if self._zlib is None else self._zlib.flush()
+        """Return what is sent after the last frame."""
+        return b"" if self._squeeze is None else self._squeeze.end()
 
 
 class Client:
@@ -363,15 +416,20 @@ class Client:
 # Routes ---------------------------------------------------------------------------------------------------------------
 
 
-async def _exchange(request: Request, provider: str, path: str) -> ASGIApp:
-    """Note the request, find out what it is to meet, and return who answers it."""
+async def _exchange(
+    request: Request, provider: str, path: str, biller: str | None = None, given: Mapping[str, Any] | None = None
+) -> ASGIApp:
+    """Note the request, find out what it is to meet, and return who answers it.
+
+    ``given`` is what the URL says and the body does not: a cloud's model, and whether to stream.
+    """
     state: State = request.app.state.mock
     request_id = new_id("req_")
     try:
         raw = await request.body()
     except ClientDisconnect:
         raw = b""
-    body = _parsed(raw)
+    body = {**_parsed(raw, request.headers.get("content-type", "")), **(given or {})}
     model = str(body.get("model", ""))
     record = {
         "at": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
@@ -409,10 +467,14 @@ async def _exchange(request: Request, provider: str, path: str) -> ASGIApp:
         step=step,
         record=record,
         request_id=request_id,
+        biller=biller or provider,
+        factor=clouds.factor_of(biller, request.path_params),
     )
 
 
-def _parsed(raw: bytes) -> Mapping[str, Any]:
+def _parsed(raw: bytes, kind: str = "application/json") -> Mapping[str, Any]:
+    if kind.startswith("multipart/"):
+        return media_wire.fields_of(raw, kind)
     try:
         body = json.loads(raw)
     except ValueError:
@@ -431,6 +493,15 @@ def _wire_route(provider: str, path: str) -> Route:
     return Route(f"/{provider}{path}", endpoint, methods=["POST"])
 
 
+def _cloud_route(cloud: clouds.Cloud) -> Route:
+    async def endpoint(request: Request) -> ASGIApp:
+        given = cloud.given(request.path_params)
+        path = cloud.wire or f"/v1/{request.path_params['path']}"
+        return await _exchange(request, cloud.provider, path, cloud.biller, given)
+
+    return Route(cloud.path, endpoint, methods=["POST"])
+
+
 async def _count_tokens(request: Request) -> JSONResponse:
     """Anthropic's count: bills nobody."""
     state: State = request.app.state.mock
@@ -447,6 +518,19 @@ async def _count_tokens(request: Request) -> JSONResponse:
     return JSONResponse({"input_tokens": counted}, headers={"request-id": request_id})
 
 
+async def _moderations(request: Request) -> JSONResponse:
+    """OpenAI's moderation: bills nobody."""
+    body = _parsed(await request.body())
+    result = {"flagged": False, "categories": {}, "category_scores": {}, "category_applied_input_types": {}}
+    return JSONResponse({"id": new_id("modr-"), "model": body.get("model"), "results": [result]})
+
+
+async def _count_input(request: Request) -> JSONResponse:
+    """OpenAI's count: bills nobody."""
+    body = _parsed(await request.body())
+    return JSONResponse({"object": "response.input_tokens", "input_tokens": openai_wire.count_input(body)})
+
+
 async def _stored_response(request: Request) -> JSONResponse:
     state: State = request.app.state.mock
     request_id = new_id("req_")
@@ -454,7 +538,12 @@ async def _stored_response(request: Request) -> JSONResponse:
     if found is None:
         status, told = openai_wire.error("404", request_id, "Response not found.")
         return JSONResponse(told, status_code=status, headers={"x-request-id": request_id})
-    return JSONResponse(dict(found), headers={"x-request-id": request_id})
+    state.books.note({"method": "GET", "path": request.url.path, "provider": "openai", "request_id": request_id})
+    told = dict(found)
+    if state.polls.get(found["id"], 0) > 0:
+        state.polls[found["id"]] -= 1
+        told |= {"status": "in_progress", "output": [], "usage": None}
+    return JSONResponse(told, headers={"x-request-id": request_id})
 
 
 def _models(provider: str) -> list[str]:
@@ -506,7 +595,12 @@ async def _script(request: Request) -> JSONResponse:
 
 
 async def _index(_: Request) -> JSONResponse:
-    served = ["/anthropic (base_url of anthropic)", "/openai/v1 (base_url of openai)"]
+    served = [
+        "/anthropic (base_url of anthropic)",
+        "/openai/v1 (base_url of openai)",
+        "/azure (azure_endpoint of AzureOpenAI)",
+        "/bedrock, /vertex/v1, /foundry (base_url of AnthropicBedrock, AnthropicVertex, AnthropicFoundry)",
+    ]
     books = ["GET /_mock/invoice", "GET /_mock/requests", "POST /_mock/script", "DELETE /_mock/script"]
     return JSONResponse({"serves": served, "books": books, "steps": STEPS})
 
@@ -520,6 +614,11 @@ def make_app(state: State | None = None) -> Starlette:
     app = Starlette(
         routes=[
             *(_wire_route(provider, path) for provider, path in WIRES),
+            *(_cloud_route(cloud) for cloud in clouds.CLOUDS),
+            *batch_routes(),
+            *socket_routes(),
+            Route("/openai/v1/moderations", _moderations, methods=["POST"]),
+            Route("/openai/v1/responses/input_tokens", _count_input, methods=["POST"]),
             Route("/anthropic/v1/messages/count_tokens", _count_tokens, methods=["POST"]),
             Route("/anthropic/v1/models", _anthropic_models),
             Route("/openai/v1/models", _openai_models),

@@ -41,6 +41,33 @@ RATES: dict[tuple[str, str], dict[str, Decimal]] = {
     ("openai", "gpt-3.5-turbo-instruct"): {"input": Decimal("1.5"), "output": Decimal(2)},
     ("openai", "text-embedding-3-small"): {"input": Decimal("0.02")},
     ("openai", "text-embedding-3-large"): {"input": Decimal("0.13")},
+    ("openai", "gpt-image-1"): {"input": Decimal(5), "input_image": Decimal(10), "output_image": Decimal(40)},
+    ("openai", "gpt-4o-transcribe"): {"input": Decimal("2.5"), "input_audio": Decimal(6), "output": Decimal(10)},
+    ("openai", "whisper-1"): {"audio_seconds": Decimal(100)},  # 0.006 a minute
+    ("openai", "tts-1"): {"characters": Decimal(15)},
+    ("openai", "gpt-4o-mini-tts"): {"input": Decimal("0.60"), "output": Decimal(12)},
+    ("openai", "gpt-realtime"): {
+        "input": Decimal(4),
+        "input_audio": Decimal(32),
+        "output": Decimal(16),
+        "output_audio": Decimal(64),
+    },
+}
+FAMILIES = {
+    "azure.ai.openai": "openai",
+    "azure.ai.inference": "anthropic",
+    "aws.bedrock": "anthropic",
+    "gcp.vertex_ai": "anthropic",
+}
+"""Clouds charge what the model's maker does, but for the factor of a regional endpoint."""
+REGIONAL_FACTOR = "1.1"
+"""What Bedrock and Vertex take for an endpoint that is not global, for Claude 4.5 and later."""
+US_FACTORS = {"claude-opus-5-5": "1.1", "claude-sonnet-5-5": "1.1"}
+"""What Anthropic takes for ``inference_geo: us``, where it offers it."""
+BATCH_FACTOR = "0.5"
+TIER_FACTORS = {
+    ("gpt-5-mini-2025-08-07", "flex"): Decimal("0.5"),
+    ("gpt-5-mini-2025-08-07", "priority"): Decimal("1.8"),
 }
 FAST_FACTOR = {("anthropic", "claude-opus-5-5"): Decimal(2)}
 """What ``speed: fast`` multiplies the rates with."""
@@ -60,14 +87,17 @@ UNPRICED_MODEL = "house-model-1"
 """A model that nobody lists a price for; any name that is not in the table is answered, too."""
 
 
-def charge_usd(provider: str, model: str, counts: Mapping[str, int], tier: str, speed: str) -> Decimal | None:
+def charge_usd(
+    provider: str, model: str, counts: Mapping[str, int], tier: str, speed: str, place: str = "1"
+) -> Decimal | None:
     """Return the charge for ``counts`` (class: number), in USD, unrounded; None when the table has no rate for it."""
+    provider = FAMILIES.get(provider, provider)
     rates = RATES.get((provider, model))
-    if rates is None or tier not in {"standard", "default"}:
-        return None
     factor = FAST_FACTOR.get((provider, model)) if speed == "fast" else Decimal(1)
-    if factor is None:
+    tiered = Decimal(1) if tier in {"standard", "default", "batch"} else TIER_FACTORS.get((model, tier))
+    if rates is None or factor is None or tiered is None:
         return None
+    factor *= tiered * Decimal(place)
     total = Decimal(0)
     for name, count in counts.items():
         if name == "web_search":
@@ -101,6 +131,8 @@ class Item:
     """What was charged, by class."""
     service_tier: str
     speed: str = "standard"
+    factor: str = "1"
+    """What multiplied the rates beside tier and speed: a regional endpoint, a batch."""
     cut: str | None = None
     """Why the answer did not arrive whole: ``connection``, ``error``, ``unterminated``, ``client``, ``garbled`` or
     ``undelivered``; None when it did."""
@@ -108,7 +140,7 @@ class Item:
     @property
     def usd(self) -> Decimal | None:
         """The charge; None when the table has no rate for it."""
-        return charge_usd(self.provider, self.model, self.counts, self.service_tier, self.speed)
+        return charge_usd(self.provider, self.model, self.counts, self.service_tier, self.speed, self.factor)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the item for JSON; the charge is a string or null."""

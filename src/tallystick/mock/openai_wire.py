@@ -10,6 +10,7 @@ import hashlib
 import struct
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from tallystick.mock.answers import Answer, Body, Frame, Frames, dump, new_id, required, text_of
@@ -461,3 +462,19 @@ def _vector(text: str, size: int) -> list[float]:
 
 def _base64(vector: list[float]) -> str:
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+
+
+# Compaction and counting ----------------------------------------------------------------------------------------------
+
+
+def compact(body: Body, options: Mapping[str, str], cache: PromptCache) -> Answer:
+    """Return a compacted conversation: a pass that is charged as a response."""
+    answer = responses(body, options, cache)
+    item = {"id": new_id("cmp_"), "type": "compaction", "encrypted_content": "bW9jaw=="}
+    told = {"id": answer.id, "object": "response.compaction", "created_at": int(time.time()), "output": [item]}
+    return replace(answer, body={**told, "usage": answer.usage_at(answer.output_tokens)}, api="responses", frames=None)
+
+
+def count_input(body: Body) -> int:
+    """Return how many tokens a request to the Responses API has."""
+    return _read_responses({"model": "", **body}).tokens

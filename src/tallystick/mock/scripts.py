@@ -36,18 +36,21 @@ STEPS = {
     "sse-error": "an error event after=N events of a stream (default 3), then the end",
     "unterminated": "end the stream cleanly, but without its terminal marker",
     "failed": "Responses: response.failed; elsewhere as sse-error, or 500 without a stream",
-    "refusal": "the model refuses",
+    "refusal": "the model refuses; with `credit` in a way that a fallback model may go on from",
     "content_filter": "the filter stops the answer",
     "truncated": "the answer is longer than it may be",
     "bad-json": "200 with half a JSON body",
     "html": "200 with a page of HTML",
     "gzip": "answer with content-encoding gzip",
+    "br": "answer with content-encoding br, if the module is there",
+    "zstd": "answer with content-encoding zstd, if the module is there",
     "crlf": "answer with lines that end in CR LF",
 }  # fmt: skip
 ALIASES = {"ok": "200", "insufficient_quota": "quota", "402": "quota", "overloaded": "529", "rate_limit": "429"}
 OPTIONS = frozenset({
     "after", "body", "headers", "retry-after", "retry-after-ms", "should-retry", "gzip", "crlf", "billed", "input",
-    "output", "cache_read", "cache_write_5m", "cache_write_1h", "reasoning", "web_search",
+    "output", "cache_read", "cache_write_5m", "cache_write_1h", "reasoning", "web_search", "compaction", "credit",
+    "br", "zstd", "polls",
 })  # fmt: skip
 ERRORS = frozenset({"429", "quota", "529", "500", "503", "504", "401", "403", "404", "400", "413", "context_length"})
 STOPS = {"refusal": "refusal", "content_filter": "filter", "truncated": "length"}

@@ -92,7 +92,7 @@ class MockServer:
             uvicorn.Config(
                 make_app(self.state),
                 http=Protocol,
-                ws="none",
+                ws="auto",  # websockets, where a module for them is installed
                 lifespan="off",
                 log_config=None,
                 log_level="critical",
