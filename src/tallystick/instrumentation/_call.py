@@ -46,6 +46,9 @@ _BY_CLASS = {
     "ContentFilterFinishReasonError": Outcome.REFUSAL,
 }
 
+STREAM_S_MIN = 0.001
+"""What streamed faster was not streamed: it came at once."""
+
 _REQUEST_ATTRIBUTES = {
     "max_tokens": names.REQUEST_MAX_TOKENS,
     "max_completion_tokens": names.REQUEST_MAX_TOKENS,
@@ -178,12 +181,24 @@ class Call:
         reader.answer.outcome = recorder.outcome
         for answer in reader.answers:
             self.take(answer, streamed=streamed)
+        if streamed and self._units and (rate := self._tokens_per_second(self._units[-1])) is not None:
+            self._more[names.STREAM_RATE] = rate
         self._watched(recorder)
+
+    def _tokens_per_second(self, unit: Unit) -> float | None:
+        """Return how fast the answer came after its first content, hidden reasoning apart; None for a guess."""
+        usage, first_s = unit.receipt.usage, self._more.get(names.RESPONSE_FIRST_CHUNK)
+        if usage is None or first_s is None or unit.facts["estimated"]:
+            return None
+        took_s = (time.perf_counter_ns() - self._start_tick) / 1e9 - first_s
+        tokens = usage.output_tokens - usage.reasoning_tokens
+        return round(tokens / took_s, 3) if tokens > 0 and took_s >= STREAM_S_MIN else None
 
     def _watched(self, recorder: Recorder) -> None:
         self._outcome = recorder.outcome
         if not isinstance(recorder.reader, WholeBody | OpaqueBody):
             self._more[names.CHUNKS] = recorder.reader.events
+            self._more[names.STREAM_GAP_S] = round(recorder.longest_gap_s, 6)
         if recorder.exception:
             self._more[names.EXCEPTION_TYPE] = recorder.exception
         with self._lock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 import weakref
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -30,6 +31,10 @@ class Recorder:
         self.exception: str | None = None
         self.ends_settled = False
         """True when whoever reads may leave, unclosed, what comes after the last word (litellm 1.106 does)."""
+        self.asked_s: float | None = None
+        """When the app asked for more, of the performance counter; None before the first bytes."""
+        self.longest_gap_s = 0.0
+        """The longest that the app had to wait for more, the first bytes not counted."""
         self._on_content = on_content
         self._done = done
         self._over = False
@@ -40,6 +45,7 @@ class Recorder:
         """Take bytes as they came over the wire."""
         if self._over:
             return
+        self._measure()
         reader = self.reader
         if self._decode is None:
             reader.first_content = reader.answer.is_unreadable = True
@@ -52,12 +58,18 @@ class Recorder:
         if reader.complete or reader.failed or (self.ends_settled and reader.is_settled):
             self.over()
 
+    def _measure(self) -> None:
+        if self.asked_s is not None and (gap_s := time.perf_counter() - self.asked_s) > self.longest_gap_s:
+            self.longest_gap_s = gap_s
+
     def over(self, error: BaseException | None = None, *, exhausted: bool = False) -> None:
         """The body has ended; the first word counts."""
         if self._over:
             return
         self._over = True
         open_recorders.discard(self)
+        if error is not None:
+            self._measure()
         if exhausted and not self.reader.complete and self._decode is not None:
             self.reader.end()
         self.outcome = self._outcome(error, exhausted)
@@ -189,6 +201,7 @@ def _sync_tap(library: str) -> type:
                     with reading:
                         recorder.feed(chunk)
                     yield chunk
+                    recorder.asked_s = time.perf_counter()
             except BaseException as error:
                 with guard("the end of a stream"):
                     recorder.over(None if isinstance(error, GeneratorExit) else error)
@@ -227,6 +240,7 @@ def _async_tap(library: str) -> type:
                     with reading:
                         recorder.feed(chunk)
                     yield chunk
+                    recorder.asked_s = time.perf_counter()
             except BaseException as error:
                 with guard("the end of a stream"):
                     recorder.over(None if isinstance(error, GeneratorExit) else error)
