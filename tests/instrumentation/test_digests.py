@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import openai
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -203,8 +202,7 @@ def test_embeddings_have_a_digest_but_no_prefixes(ledger: Any, oai: Any) -> None
 
 def test_a_file_beside_the_request_leaves_it_without_a_digest(ledger: Any, oai: Any) -> None:
     """Two recordings with the same options would look alike."""
-    with pytest.raises(openai.APIStatusError):  # the loopback provider hears nothing
-        oai.audio.transcriptions.create(model="whisper-1", file=("a.wav", b"RIFF"), language="en")
+    oai.audio.transcriptions.create(model="whisper-1", file=("a.wav", b"RIFF"), language="en")
 
     assert "tallystick.request_digest" not in ledger.call().attributes
 

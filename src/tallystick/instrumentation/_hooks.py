@@ -49,7 +49,7 @@ class Hooks:
         self._keys = Fingerprints(settings.spool)
         self._digests: Digests | None = None
         self._places: dict[tuple[str, str | None], Place] = {}
-        self._hops = Hops()
+        self.hops = Hops()
 
     def request(self, wrapped: Wrapped, client: Any, args: Any, kwargs: Any) -> Any:
         """Around ``SyncAPIClient.request``."""
@@ -156,7 +156,7 @@ class Hooks:
     def _answered(self, client: Any, kwargs: Any, *, asynchronous: bool) -> None:
         call = current_call()
         if has_middleware(client):
-            call = self._hops.owner(kwargs["options"], call)
+            call = self.hops.owner(kwargs["options"], call)
             if call is None:  # middleware that goes on after its call has ended: what it asks is a call of its own
                 call = self._begin(client, (None, kwargs["options"]), {})
                 if call is not None:
@@ -188,9 +188,12 @@ class Hooks:
                 request = {**request, **extra}
             key = getattr(client, "api_key", None)
             sender = client._client  # noqa: SLF001 -- the SDK has no public name for it
-            return self.open_call(
+            call = self.open_call(
                 route, str(client.base_url), request, key, sender, whole=not options.files, region=_region(client)
             )
+            if has_middleware(client):
+                self.hops.begin(client, options, call)
+            return call
         return None
 
     def open_call(

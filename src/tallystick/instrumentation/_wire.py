@@ -224,6 +224,11 @@ class StreamReader(ABC):
             self._kept.append(data)
             self._kept_bytes += len(data)
 
+    @property
+    def kept(self) -> list[bytes]:
+        """The content events, or the body, as far as they were kept."""
+        return self._kept
+
     def finish(self) -> None:
         """The terminal marker was seen."""
         self.complete = True
@@ -284,9 +289,12 @@ class BedrockStream(MessagesStream):
     def feed(self, chunk: bytes) -> None:
         """Take bytes, cut anywhere."""
         self._buffer += chunk
-        while len(self._buffer) >= 16 and (size := int.from_bytes(self._buffer[:4])) <= len(self._buffer):
+        while len(self._buffer) >= 16:
+            size = int.from_bytes(self._buffer[:4])
             if not 16 <= size <= FRAME_BYTES_MAX:
                 raise ValueError(f"an event stream has a message of {size} bytes; 16 to {FRAME_BYTES_MAX} are possible")
+            if size > len(self._buffer):
+                return
             start = 12 + int.from_bytes(self._buffer[4:8])
             headers, payload = bytes(self._buffer[12:start]), bytes(self._buffer[start : size - 4])
             del self._buffer[:size]
@@ -464,6 +472,10 @@ class WholeBody(StreamReader):
 
     def on_data(self, event: bytes, data: bytes) -> None:
         """A body has no events."""
+
+    @property
+    def kept(self) -> list[bytes]:
+        return [bytes(self._body)]
 
     def end(self) -> None:
         [self.answer] = read_content(bytes(self._body), self._kind, self._route)
