@@ -100,8 +100,11 @@ def _value(value: Any) -> Any:
 
 
 @pytest.fixture
-def ledger(provider: Provider, tmp_path: Path) -> Iterator[Ledger]:
-    """Instrument this process, the provider's two addresses mapped to the names they play."""
+def ledger(provider: Provider, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Ledger]:
+    """Instrument this process, the provider's two addresses mapped to the names they play.
+
+    Parametrized indirectly, it takes further arguments of `tallystick.instrument`.
+    """
     with running_receiver() as receiver:
         tallystick.instrument(
             service="shop",
@@ -109,6 +112,7 @@ def ledger(provider: Provider, tmp_path: Path) -> Iterator[Ledger]:
             collector=receiver.url,
             spool=tmp_path / "spool",
             providers=provider.mapping,
+            **getattr(request, "param", {}),
         )
         try:
             yield Ledger(receiver)
