@@ -91,6 +91,20 @@ def prices(args: argparse.Namespace) -> int:
     return run(model=args.model, at=args.at)
 
 
+def reprice(args: argparse.Namespace) -> int:
+    """Price stored calls again from their raw usage, and show the difference per model."""
+    from tallystick.reprice import run
+
+    return run(
+        collector=args.collector,
+        since=args.since,
+        until=args.until,
+        model=args.model,
+        provider=args.provider,
+        dry_run=args.dry_run,
+    )
+
+
 def run_app(args: argparse.Namespace) -> int:
     """Run a Python program with instrument() already called."""
     from tallystick.instrumentation.run import run
@@ -164,6 +178,14 @@ def parser() -> argparse.ArgumentParser:
     audited = pricing.add_parser("audit", help="compare with another list, and find what has no price")
     audited.add_argument("--against", type=Path, metavar="FILE", help="litellm's model_prices_and_context_window.json")
     audited.add_argument("--collector", metavar="URL", help="list the models that it has seen without a price")
+
+    repricing = command(reprice)
+    with_collector(repricing)
+    repricing.add_argument("--from", dest="since", required=True, metavar="DAY", help="ISO 8601, within")
+    repricing.add_argument("--to", dest="until", metavar="DAY", help="ISO 8601, outside (default: now)")
+    repricing.add_argument("--model", help="only this one, as the response named it; gpt-4o* for all that begin so")
+    repricing.add_argument("--provider", help="only this one")
+    repricing.add_argument("--dry-run", action="store_true", help="show what would change; change nothing")
 
     # No dash begins an option of ours here: all words are the program's, -m among them.
     running = commands.add_parser("run", help=run_app.__doc__, prefix_chars="\0", add_help=False)

@@ -36,6 +36,14 @@ class Collector:
         answer: dict[str, Any] = json.loads(body)
         return answer
 
+    def order(self, action: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the answer to ``POST /api/v1/{action}`` with ``body`` as JSON; raises as `ask` does."""
+        status, answered = self._request("POST", f"/api/v1/{action}", json.dumps(body).encode())
+        if status != 200:
+            raise CollectorRefusedError(f"{self.url}/api/v1/{action}", status, _detail(answered))
+        answer: dict[str, Any] = json.loads(answered)
+        return answer
+
     def is_healthy(self) -> bool:
         """Tell whether the collector is there and stores what it gets."""
         try:
@@ -44,12 +52,16 @@ class Collector:
             return False
 
     def _get(self, path: str, params: Params) -> tuple[int, bytes]:
+        query = urlencode({name: value for name, value in params.items() if value is not None}, doseq=True)
+        return self._request("GET", path + (f"?{query}" if query else ""))
+
+    def _request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         parts = urlsplit(self.url)
         connect = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         connection = connect(parts.hostname or "127.0.0.1", parts.port, timeout=self.timeout_s)
-        query = urlencode({name: value for name, value in params.items() if value is not None}, doseq=True)
+        headers = {} if body is None else {"Content-Type": "application/json"}
         try:
-            connection.request("GET", f"{parts.path}{path}" + (f"?{query}" if query else ""))
+            connection.request(method, f"{parts.path}{path}", body, headers)
             response = connection.getresponse()
             return response.status, response.read(ANSWER_BYTES_MAX)
         except (OSError, HTTPException) as error:

@@ -11,19 +11,24 @@ import logging
 import os
 import threading
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from tallystick.collector import reprice
 from tallystick.collector.decode import Batch, Decoder
 from tallystick.collector.events import Statement, statements
 from tallystick.collector.journal import Journal, Position
 from tallystick.collector.store import BadRowsError, Store, StoreClosedError
 from tallystick.errors import StoreError
 from tallystick.model.segment import Damage, Kind, Record, encode_record, write_all
+from tallystick.pricing import Book, price
 
 log = logging.getLogger("tallystick.apply")
 
@@ -34,6 +39,7 @@ IDLE_S = 0.5
 CHECKPOINT_IDLE_S = 10.0
 BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 STUCK_S = 10.0
+ALONE = frozenset({Kind.PRICES, Kind.REPRICE})
 REOPEN_S = 5.0
 
 
@@ -93,6 +99,11 @@ class Applier:
                     raise
             time.sleep(0.05)
 
+    def price_digest(self) -> str | None:
+        """Return the digest of the last price book that is in the store."""
+        rows = self.ask("SELECT digest FROM price_version ORDER BY rowid DESC LIMIT 1")
+        return str(rows[0][0]) if rows else None
+
     def behind_bytes(self) -> int:
         """Return how much of the journal is not in the store yet."""
         return max(self.journal.bytes_between(self.store.applied, self.journal.end), 0)
@@ -127,6 +138,8 @@ class Applier:
         if store.applied > self.journal.end:
             log.warning("the journal is shorter than what was applied of it; it is read from its beginning")
             store.applied = begin
+        self.store = store
+        self._use_stored_prices()
         return store
 
     def _run(self) -> None:
@@ -159,6 +172,15 @@ class Applier:
         if self.journal.bytes_between(start, self.journal.end) < GATHER_BYTES:
             self._stopping.wait(self.group_ms / 1000)
         found, upto = self.journal.read(start, GROUP_BYTES)
+        if alone := _first_alone(found):
+            upto = Position(start.segment, start.offset + found[alone - 1].end)
+            found = found[:alone]
+        elif alone == 0:
+            record = found[0]
+            assert isinstance(record, Record), "damage is no record of prices"
+            self._apply_alone(record, Position(start.segment, start.offset + record.end))
+            found = []
+            upto = self.store.applied
         if found:
             self._apply(found, start, upto)
         else:
@@ -186,6 +208,46 @@ class Applier:
             middle = Position(start.segment, start.offset + found[half - 1].end)
             self._apply(found[:half], start, middle)
             self._apply(found[half:], start, upto)
+
+    def _apply_alone(self, record: Record, upto: Position) -> None:
+        """Apply what changes how everything behind it is priced, or prices again what lies before it."""
+        try:
+            statement = self._take_prices(record) if record.kind == Kind.PRICES else self._reprice(record)
+        except (zlib.error, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            self._set_aside(record, f"{type(error).__name__}: {error}")
+            self.store.apply(_uncounted(), upto)
+            return
+        self.store.apply(Batch(), upto, [statement])
+
+    def _take_prices(self, record: Record) -> Statement:
+        text, digest = reprice.decode_book(record.payload)
+        book = Book(json.loads(text))
+        self.decoder.price = partial(price, book=book)
+        at = datetime.fromtimestamp(record.time_ns / 1e9, UTC).replace(tzinfo=None)
+        sql = "INSERT INTO price_version SELECT ?, ?, ?, ? WHERE NOT EXISTS (FROM (" \
+              "SELECT digest FROM price_version ORDER BY rowid DESC LIMIT 1) WHERE digest = ?)"  # fmt: skip
+        return sql, [book.version, digest, at, text, digest]
+
+    def _reprice(self, record: Record) -> Statement:
+        """Price the stored units again, some at a time; after a kill in between it is done again, and ends the same."""
+        asked = json.loads(record.payload)
+        scope = reprice.scope_of(asked["scope"])
+        at = datetime.fromtimestamp(record.time_ns / 1e9, UTC).replace(tzinfo=None)
+        examined = 0
+        for units in reprice.pages(self.store.ask, scope):
+            self.store.revise(asked["id"], at, reprice.changed(units, self.decoder))
+            examined += len(units)
+            self.progress_at = time.monotonic()
+        values = [asked["id"], at, scope.where()[1][0], scope.where()[1][1], scope.provider, scope.model]
+        sql = "INSERT INTO reprices SELECT ?, ?, ?, ?, ?, ?, coalesce((SELECT version FROM price_version " \
+              "ORDER BY rowid DESC LIMIT 1), ''), ?"  # fmt: skip
+        return sql, [*values, examined]
+
+    def _use_stored_prices(self) -> None:
+        """Price by the book that was in force where the store is now, not by one that comes later in the journal."""
+        rows = self.store.ask("SELECT document FROM price_version ORDER BY rowid DESC LIMIT 1")
+        if rows:
+            self.decoder.price = partial(price, book=Book(json.loads(rows[0][0])))
 
     def _decode(self, found: Sequence[Record | Damage]) -> _Group:
         group = _Group()
@@ -221,6 +283,12 @@ class Applier:
             write_all(fd, encode_record(Kind(record.kind), record.payload, record.time_ns))
         finally:
             os.close(fd)
+
+
+def _first_alone(found: Sequence[Record | Damage]) -> int | None:
+    """Return the index of the first record that must be applied by itself, None when there is none."""
+    alone = (index for index, record in enumerate(found) if isinstance(record, Record) and record.kind in ALONE)
+    return next(alone, None)
 
 
 def _uncounted() -> Batch:

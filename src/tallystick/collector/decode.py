@@ -165,13 +165,8 @@ class Decoder:
             _text(record.get("model")) or call["model"],
         )
         estimated = record.get("estimated") is True
-        receipt = self._receipt(provider, model or "", record, at)
-        status, cost_usd = receipt.status, receipt.cost_usd
-        if estimated and status is CostStatus.EXACT:
-            status = CostStatus.ESTIMATED
-        if cost_usd is not None and not 0 <= cost_usd < COST_MAX:
-            status, cost_usd = CostStatus.UNKNOWN, None
-        usage = receipt.usage or Usage()
+        receipt = self.receipt(provider, model or "", record, at)
+        status, cost_usd = self.verdict(receipt, estimated=estimated)
         return {
             "call_id": call["id"],
             "trace_id": call["trace_id"],
@@ -184,16 +179,36 @@ class Decoder:
             "usage": _json(record.get("usage")),
             "params": _json(record.get("params") or {}),
             "estimated": estimated,
-            "cost_usd": None if cost_usd is None else cost_usd.quantize(PICO, ROUND_HALF_EVEN),
-            "cost_status": status.value,
-            "price_version": receipt.price_version or None,
-            "receipt": _json({**receipt.as_dict(), "status": status.value}),
-            **{name: min(max(getattr(usage, name), 0), COUNT_MAX) for name in TOKENS},
+            **self.columns(receipt, status, cost_usd),
             "source": emission.source,
             "precedence": emission.precedence,
         }
 
-    def _receipt(self, provider: str, model: str, record: Mapping[str, Any], at_us: int) -> Receipt:
+    @staticmethod
+    def verdict(receipt: Receipt, *, estimated: bool) -> tuple[str, Decimal | None]:
+        """Return a unit's status and cost as they are stored, in USD to twelve digits."""
+        status, cost_usd = receipt.status, receipt.cost_usd
+        if estimated and status is CostStatus.EXACT:
+            status = CostStatus.ESTIMATED
+        if cost_usd is not None and not 0 <= cost_usd < COST_MAX:
+            status, cost_usd = CostStatus.UNKNOWN, None
+        return status.value, None if cost_usd is None else cost_usd.quantize(PICO, ROUND_HALF_EVEN)
+
+    @staticmethod
+    def columns(receipt: Receipt, status: str, cost_usd: Decimal | None) -> Row:
+        """Return the columns of a unit that hang on its price and its usage."""
+        usage = receipt.usage or Usage()
+        return {
+            "cost_usd": cost_usd,
+            "cost_status": status,
+            "price_version": receipt.price_version or None,
+            "receipt": _json({**receipt.as_dict(), "status": status}),
+            **{name: min(max(getattr(usage, name), 0), COUNT_MAX) for name in TOKENS},
+        }
+
+    def receipt(self, provider: str, model: str, record: Mapping[str, Any], at_us: int) -> Receipt:
+        """Return what the unit of ``record`` costs by the book that is in force."""
+
         def unknown(reason: str) -> Receipt:
             return Receipt(provider=provider, model=model, status=CostStatus.UNKNOWN, reason=reason)
 

@@ -248,9 +248,25 @@ def call(ask: Ask, call_id: str) -> Json:
     for unit in units:
         for name in ("usage", "params", "receipt"):
             unit[name] = None if unit[name] is None else json.loads(unit[name])
+    revisions = _revisions(ask, found)
+    for position, unit in enumerate(units):
+        unit["revisions"] = revisions.get(position, [])
     sql = f"SELECT {', '.join(ATTEMPT)} FROM attempts WHERE trace_id = ? AND call_id = ? ORDER BY number, started_at"
     attempts = [_named(ATTEMPT, row) for row in ask(sql, [found["trace_id"], found["id"]])]
     return {"call": found, "units": units, "attempts": attempts}
+
+
+def _revisions(ask: Ask, found: Json) -> dict[int, list[Json]]:
+    """Return the figures that each unit of a call had before it was priced again, by its place, the oldest first."""
+    sql = """
+        SELECT position, revised_at, old_cost_usd, old_cost_status, old_price_version FROM unit_revisions
+        WHERE trace_id = ? AND call_id = ? ORDER BY position, revised_at
+    """
+    revisions: dict[int, list[Json]] = {}
+    for position, *row in ask(sql, [found["trace_id"], found["id"]]):
+        names = ("revised_at", "cost_usd", "cost_status", "price_version")
+        revisions.setdefault(position, []).append(_named(names, row))
+    return revisions
 
 
 def dimensions(ask: Ask, params: Params, now: datetime) -> Json:

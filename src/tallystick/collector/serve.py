@@ -13,14 +13,15 @@ from typing import Any
 from urllib.parse import unquote_plus
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tallystick.collector import query
+from tallystick.collector import patience, query
 from tallystick.collector.apply import Applier
 from tallystick.collector.journal import Journal
+from tallystick.collector.prices import Prices
 from tallystick.collector.receive import Receiver
 from tallystick.collector.settings import Settings
 from tallystick.collector.store import QueryTimeoutError
@@ -35,6 +36,7 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
 QUERY_CHARS_MAX = 16 * 1024
+BODY_BYTES_MAX = 16 * 1024
 
 RANGED = {
     "totals": query.totals,
@@ -94,7 +96,7 @@ class Answers:
     journal: Journal
     settings: Settings
     pool: ThreadPoolExecutor
-    price_version: Callable[[], tuple[str, int | None]]
+    prices: Prices
 
     async def ranged(self, request: Request) -> Response:
         """Answer one of `RANGED`."""
@@ -112,6 +114,27 @@ class Answers:
         """Answer how far each budget is spent."""
         budgets = self.settings.budgets()
         return await self._answer(lambda: query.budgets(self._ask, _params(request), _now(), budgets))
+
+    async def reprice(self, request: Request) -> Response:
+        """Price stored units again; the body is JSON (a page of another site cannot send that unasked)."""
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            return _error(415, "unsupported", "send the body as application/json")
+        body = b""
+        try:
+            async with asyncio.timeout(patience.BODY_S):
+                async for part in request.stream():
+                    body += part
+                    if len(body) > BODY_BYTES_MAX:
+                        return _error(413, "too_large", f"the body is longer than {BODY_BYTES_MAX} bytes")
+        except (ClientDisconnect, TimeoutError):
+            return Response(status_code=408, headers={"Connection": "close"})
+        try:
+            asked = json.loads(body)
+        except (ValueError, RecursionError):
+            asked = None
+        if not isinstance(asked, dict):
+            return _error(400, "bad_parameter", "the body is no JSON object")
+        return await self._answer(lambda: self.prices.price_again(asked))
 
     async def ledger(self, request: Request) -> Response:
         """Answer what came and what became of it."""
@@ -144,7 +167,7 @@ class Answers:
         store, journal = self.applier.store, self.journal
         counts = dict(self._ask("SELECT name, count FROM counters"))
         applied = store.applied
-        version, age_days = self.price_version()
+        version, age_days = self.prices.version()
         rejected = {
             name.removeprefix("rejected:"): count for name, count in counts.items() if name.startswith("rejected:")
         }
@@ -161,7 +184,7 @@ class Answers:
                 "behind_bytes": max(journal.bytes_between(applied, journal.end), 0),
                 "damaged_bytes": counts.get("damaged_bytes", 0) + counts.get("damaged_spool_bytes", 0),
             },
-            "prices": {"version": version, "age_days": age_days},
+            "prices": {"version": version, "age_days": age_days, "fault": self.prices.shelf.fault},
         }  # fmt: skip
 
 
@@ -176,6 +199,7 @@ def application(receiver: Receiver, answers: Answers) -> ASGIApp:
             Route("/api/v1/budgets", answers.budgets),
             Route("/api/v1/ledger", answers.ledger),
             Route("/api/v1/calls/{id}", answers.call),
+            Route("/api/v1/reprice", answers.reprice, methods=["POST"]),
             Route("/api/v1/{question}", answers.ranged),
         ],
         exception_handlers={404: _not_found, 405: _not_allowed, 500: _broken},

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, date, datetime
 
 import pyarrow as pa
 import uvicorn
@@ -23,12 +22,13 @@ from tallystick.collector.decode import Decoder
 from tallystick.collector.folder import Folder, own
 from tallystick.collector.journal import Journal
 from tallystick.collector.patience import PatientProtocol, allow_many_connections
+from tallystick.collector.prices import Prices
 from tallystick.collector.receive import Receiver
 from tallystick.collector.serve import Answers, application
 from tallystick.collector.settings import Settings
 from tallystick.collector.store import Store, open_or_set_aside
 from tallystick.errors import PortTakenError, SettingsError
-from tallystick.pricing import load_book, price
+from tallystick.pricing import Shelf
 
 log = logging.getLogger("tallystick.collector")
 
@@ -64,13 +64,15 @@ class Service:
             )
 
         self.journal = Journal(folder.journal, collector.segment_bytes_max)
-        decoder = Decoder(price, collector.spans_max, collector.attributes_max)
+        shelf = Shelf(folder.path / "prices")
+        decoder = Decoder(shelf.price, collector.spans_max, collector.attributes_max)
         quarantine = folder.aside / "records.tly"
         self.applier = Applier(self.journal, open_store, decoder, quarantine, collector.group_ms)
+        self.prices = Prices(shelf, self.journal, self.applier)
         self.adopter = Adopter(collector.spool, self.journal)
         self.alerting = Alerting(self.settings, self.journal, self.applier)
         self.pool = ThreadPoolExecutor(collector.query_threads, thread_name_prefix="tallystick-query")
-        answers = Answers(self.applier, self.journal, self.settings, self.pool, price_version)
+        answers = Answers(self.applier, self.journal, self.settings, self.pool, self.prices)
         self.app = application(Receiver(self.journal, collector), answers)
         config = uvicorn.Config(
             self.app,
@@ -95,7 +97,9 @@ class Service:
 
     async def serve(self) -> None:
         """Run until `stop` is called."""
+        self.prices.announce()
         self.applier.start()
+        self.prices.start()
         self.adopter.start()
         self.alerting.start()
         await self.server.serve(sockets=[self.socket])
@@ -109,6 +113,7 @@ class Service:
         self.socket.close()
         self.pool.shutdown(cancel_futures=True)
         self.adopter.stop()
+        self.prices.stop()
         self.alerting.stop()
         self.journal.close()
         self.applier.stop()
@@ -165,12 +170,3 @@ def listen(host: str, port: int) -> socket.socket:
         raise PortTakenError(host, port) from error
     listener.setblocking(False)
     return listener
-
-
-def price_version() -> tuple[str, int | None]:
-    """Return the day of the price book that is in use, and how many days ago that was."""
-    version = load_book().version
-    try:
-        return version, (datetime.now(UTC).date() - date.fromisoformat(version)).days
-    except ValueError:
-        return version, None

@@ -29,7 +29,7 @@ from tallystick.errors import StoreError, StoreTooNewError
 
 log = logging.getLogger("tallystick.store")
 
-SCHEMA = 1
+SCHEMA = 2
 FILE_VERSION = "v1.5.0"
 """The oldest storage format that both 1.5 and 2.x read and write; DuckDB 1.5's own default is older and slower."""
 WAL_BYTES = "64MB"
@@ -42,6 +42,34 @@ EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 -- DuckDB's TIMESTAMP is naive, and
 MICROSECOND = timedelta(microseconds=1)
 
 Params = Sequence[Any] | dict[str, Any]
+
+# ``revised`` is an Arrow table: the columns of unit_revisions, and beside them the rest of a unit's new figures.
+REVISED = ("receipt", "input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
+INSERT_REVISIONS = f"INSERT INTO unit_revisions BY NAME SELECT * EXCLUDE ({', '.join(REVISED)}) FROM revised"  # noqa: S608
+UPDATE_UNITS = f"""
+    UPDATE units SET cost_usd = revised.cost_usd, cost_status = revised.cost_status,
+        price_version = revised.price_version, {", ".join(f"{name} = revised.{name}" for name in REVISED)}
+    FROM revised
+    WHERE units.trace_id = revised.trace_id AND units.call_id = revised.call_id AND units.position = revised.position
+"""  # noqa: S608 -- of REVISED
+# The same sums as `tallystick.collector.decode.settle` makes.
+UPDATE_CALLS = f"""
+    UPDATE calls SET cost_usd = sums.cost_usd, estimated_usd = sums.estimated_usd, cost_status = sums.cost_status,
+        unpriced_units = sums.unpriced_units, estimated_units = sums.estimated_units,
+        {", ".join(f"{name} = sums.{name}" for name in REVISED[1:])}
+    FROM (
+        SELECT units.trace_id, units.call_id, sum(units.cost_usd) AS cost_usd,
+            coalesce(sum(units.cost_usd) FILTER (units.cost_status = 'estimated'), 0) AS estimated_usd,
+            count(*) FILTER (units.cost_usd IS NULL) AS unpriced_units,
+            count(*) FILTER (units.cost_status = 'estimated') AS estimated_units,
+            arg_min(units.cost_status, list_position(
+                ['unknown', 'estimated', 'provider_reported', 'exact'], units.cost_status)) AS cost_status,
+            {", ".join(f"sum(units.{name}) AS {name}" for name in REVISED[1:])}
+        FROM units WHERE (units.trace_id, units.call_id) IN (SELECT (trace_id, call_id) FROM revised)
+        GROUP BY units.trace_id, units.call_id
+    ) AS sums
+    WHERE calls.trace_id = sums.trace_id AND calls.id = sums.call_id
+"""  # noqa: S608 -- of REVISED
 
 
 class StoreBrokenError(StoreError):
@@ -82,6 +110,7 @@ class Store:
             self._writer = self._cursor()
             _migrate(self._writer, path)
             self._schemas = {table: _arrow_schema(self._writer, table) for table in TABLES}
+            self._revision_schema = _arrow_schema(self._writer, "unit_revisions")
             self._recall()
         except BaseException:
             self._database.close()
@@ -143,6 +172,40 @@ class Store:
         self.applied = upto
         for seen, hashes in added:
             seen.add(hashes)
+
+    def revise(self, reprice_id: str, revised_at: datetime, changes: Sequence[tuple[Row, Row]]) -> None:
+        """Give units other figures, keep the old ones beside them, and mend the calls; all of it or nothing.
+
+        ``changes`` are (unit as it is stored, its new columns).  Raises StoreBrokenError.
+        """
+        if not changes:
+            return
+        at = (revised_at - EPOCH) // MICROSECOND
+        rows = [
+            {
+                "reprice_id": reprice_id, "revised_at": at, **new,
+                **{key: old[key] for key in ("trace_id", "call_id", "position", "provider", "model")},
+                **{f"old_{key}": old[key] for key in ("cost_usd", "cost_status", "price_version", "receipt")},
+            }
+            for old, new in changes
+        ]  # fmt: skip
+        schema = pa.schema([*self._revision_schema, *(self._schemas["units"].field(name) for name in REVISED)])
+        columns = [pa.array([row[field.name] for row in rows], field.type) for field in schema]
+        try:
+            self._writer.register("revised", pa.Table.from_arrays(columns, schema=schema))
+            self._writer.execute("BEGIN").fetchall()
+            try:
+                for sql in (INSERT_REVISIONS, UPDATE_UNITS, UPDATE_CALLS):
+                    self._writer.execute(sql).fetchall()
+                self._writer.execute("COMMIT").fetchall()
+            except BaseException:
+                with suppress(duckdb.Error):
+                    self._writer.execute("ROLLBACK").fetchall()
+                raise
+            finally:
+                self._writer.unregister("revised")
+        except duckdb.Error as error:
+            raise StoreBrokenError(f"DuckDB cannot revise: {_first_line(error)}") from error
 
     def checkpoint(self) -> None:
         """Fold the write-ahead log into the file; for idle moments."""

@@ -36,6 +36,10 @@ class Kind(IntEnum):
     """JSON: an alert was claimed, delivered or given up; see `tallystick.collector`."""
     NOTE = 3
     """JSON: what the writer wants the ledger to know, such as a count of dropped records."""
+    PRICES = 4
+    """zlib of JSON: the price book by which everything behind it is priced."""
+    REPRICE = 5
+    """JSON: units that are to be priced again by the book in force; see `tallystick.collector.reprice`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,6 +180,7 @@ class Book:
     """All prices of one version.  Immutable but for its caches; safe to share between threads."""
 
     def __init__(self, document: Mapping[str, Any]) -> None:
+        self.document = document
         self.version: str = document["version"]
         self.library: str = document.get("library", "")
         self.hosts: _names.Hosts = {
