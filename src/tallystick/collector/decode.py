@@ -54,7 +54,9 @@ CONTENT = (
     "gen_ai.completion", "gen_ai.content", "llm.input_messages", "llm.output_messages", "llm.prompts", "llm.invocation",
     "input.value", "output.value", "traceloop.entity.", "ai.prompt", "ai.response.text", "ai.response.toolCalls",
     "ai.response.object", "langfuse.observation.input", "langfuse.observation.output", "langfuse.trace.input",
-    "langfuse.trace.output",
+    "langfuse.trace.output", "gen_ai.prompt", "request_data", "response_data", "pydantic_ai.", "all_messages",
+    "final_result", "events", "ai.response.reasoning", "ai.response.providerMetadata", "ai.toolCall.", "ai.value",
+    "llm.anthropic.", "llm.openai.", "hidden_params", "metadata.", "message",
 )  # fmt: skip
 
 # What has a column of its own, or is in the units.
@@ -143,7 +145,7 @@ class Decoder:
         else:
             batch.spans.append(_rest(row, span, found, scoped))
             if (emission := emission_of(scoped.scope, found)) is not None:
-                self._call(batch, dict(row), span, found, scoped, emission)
+                self._call(batch, dict(row), span, emission.attributes, scoped, emission)
 
     def _call(
         self, batch: Batch, row: Row, span: Any, found: wire.Attributes, scoped: wire.Scoped, emission: Emission
