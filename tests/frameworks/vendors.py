@@ -43,7 +43,8 @@ def logfire() -> Callable[[], None]:
 
     def stop() -> None:
         for instrumentation in started:
-            instrumentation.__exit__(None, None, None)
+            with instrumentation:
+                """It ends with the block."""
 
     return stop
 

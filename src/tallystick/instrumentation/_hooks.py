@@ -28,6 +28,7 @@ from tallystick.instrumentation._include_usage import (
 from tallystick.instrumentation._keys import Fingerprints
 from tallystick.instrumentation._links import follow, link_attributes
 from tallystick.instrumentation._markers import notice
+from tallystick.instrumentation._mend import Mender
 from tallystick.instrumentation._routes import Route, route_of
 from tallystick.instrumentation._settings import Settings
 from tallystick.instrumentation._tags import current_tags
@@ -50,6 +51,7 @@ class Hooks:
         self._digests: Digests | None = None
         self._places: dict[tuple[str, str | None], Place] = {}
         self.hops = Hops()
+        self.menders: list[Mender] = []
 
     def request(self, wrapped: Wrapped, client: Any, args: Any, kwargs: Any) -> Any:
         """Around ``SyncAPIClient.request``."""
@@ -165,6 +167,15 @@ class Hooks:
                 return
         if call is not None:
             call.answered(kwargs["response"], asynchronous=asynchronous)
+        else:
+            self._mend(type(client))
+
+    def _mend(self, kind: type) -> None:
+        """An answer without a call is of a request that is none, or was led past us: the next one shall not be."""
+        for mender in self.menders:
+            if issubclass(kind, mender.base):
+                for below in kind.__mro__:
+                    mender.mend(below)
 
     def start_native_span(self, wrapped: Wrapped, instance: Any, args: Any, kwargs: Any) -> Span | None:
         """Around anthropic's own ``start_api_call_span``: none for a call that is ours, or it would be there twice."""

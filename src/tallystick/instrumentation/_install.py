@@ -20,6 +20,7 @@ from tallystick.instrumentation._attempts import AttemptTracing
 from tallystick.instrumentation._foreign import Sends
 from tallystick.instrumentation._guard import guard
 from tallystick.instrumentation._hooks import Hooks
+from tallystick.instrumentation._mend import Mender
 from tallystick.instrumentation._settings import Settings, read_settings
 from tallystick.instrumentation._ship import Shipper
 from tallystick.instrumentation._spool import Spool
@@ -193,6 +194,12 @@ def _patch(module: ModuleType, installation: _Installation) -> None:
     for path, wrapper in targets:
         with guard(f"the patching of {module.__name__}.{path}"):
             installation.undo.append(_wrap(module, path, wrapper))
+    if module.__name__.endswith("._base_client"):
+        with guard(f"the patching of what stands on {module.__name__}"):
+            for name in ("SyncAPIClient", "AsyncAPIClient"):
+                mender = Mender(getattr(module, name), "request", installation.undo)
+                mender.mend_all()
+                hooks.menders.append(mender)
 
 
 def _wrap(module: ModuleType, path: str, wrapper: Callable[..., Any]) -> Callable[[], None]:
