@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from opentelemetry.trace import SpanContext, set_span_in_context
 
 from tallystick.errors import BudgetExceededError, RequestTooLargeError
 from tallystick.instrumentation._attempts import CALL_KEY, outcome_of_transport
+from tallystick.instrumentation._content import Capture
 from tallystick.instrumentation._guard import guard
 from tallystick.instrumentation._include_usage import HIDE
 from tallystick.instrumentation._routes import Route
@@ -26,6 +28,7 @@ from tallystick.instrumentation._wire import (
     Answer,
     BatchResults,
     OpaqueBody,
+    StreamReader,
     WholeBody,
     read_content,
     read_error,
@@ -71,6 +74,8 @@ class Call:
         """The HTTP client whose sends are this call's attempts."""
         self.is_foreign = False
         """True when no SDK made it."""
+        self.capture: Capture | None = None
+        """Set where the app opted in to have prompts and answers on the span."""
         self.on_end: Callable[[Outcome], None] | None = None
         """Told the outcome when the call ends."""
         self.route = route
@@ -143,8 +148,18 @@ class Call:
         if content is None:
             self._listen(response, kind, asynchronous=asynchronous)
             return
-        for answer in read_content(content, kind, self.route):
+        answers = read_content(content, kind, self.route)
+        for answer in answers:
             self.take(answer, streamed=False)
+        if self.capture is not None and answers and "json" in kind:
+            self._show(self.capture, [content], answers[-1], streamed=False)
+
+    def _show(self, capture: Capture, content: list[bytes], answer: Answer, *, streamed: bool) -> None:
+        with guard("the content of an answer"):
+            if streamed:
+                self.note(capture.streamed(content, answer.stop_reasons))
+            elif self.route.reads == "answer":
+                self.note(capture.answered(json.loads(content[0]), answer.stop_reasons))
 
     def _listen(self, response: Any, kind: str, *, asynchronous: bool) -> None:
         reader = stream_reader(self.route, kind, self._take_part)
@@ -154,6 +169,12 @@ class Call:
         recorder = Recorder(reader, encoding, self._on_content, self._over)
         recorder.ends_settled = self.is_foreign
         tap(response, recorder, asynchronous=asynchronous)
+
+    def follow(self, reader: StreamReader) -> Recorder:
+        """Return who hears an answer that comes by other ways than a response's body; the call lasts as long."""
+        with self._lock:
+            self._reading += 1
+        return Recorder(reader, "", self._on_content, self._over)
 
     def watch(self, result: Any, *, asynchronous: bool) -> None:
         """Stay open until the stream that a client's middleware made of its own is over.
@@ -183,6 +204,8 @@ class Call:
             self.take(answer, streamed=streamed)
         if streamed and self._units and (rate := self._tokens_per_second(self._units[-1])) is not None:
             self._more[names.STREAM_RATE] = rate
+        if self.capture is not None and not isinstance(reader, OpaqueBody | BatchResults):
+            self._show(self.capture, reader.kept, reader.answer, streamed=streamed)
         self._watched(recorder)
 
     def _tokens_per_second(self, unit: Unit) -> float | None:

@@ -14,6 +14,7 @@ from opentelemetry.trace import Span
 
 from tallystick.instrumentation._call import Call, current_call
 from tallystick.instrumentation._caller import caller
+from tallystick.instrumentation._content import Capture
 from tallystick.instrumentation._digests import Digests, Look
 from tallystick.instrumentation._guard import guard
 from tallystick.instrumentation._hops import Hops, has_middleware
@@ -49,6 +50,7 @@ class Hooks:
         self._tracing = tracing
         self._keys = Fingerprints(settings.spool)
         self._digests: Digests | None = None
+        self._capture = None if settings.content == "off" else Capture(settings.content, settings.redact)
         self._places: dict[tuple[str, str | None], Place] = {}
         self.hops = Hops()
         self.menders: list[Mender] = []
@@ -225,6 +227,10 @@ class Hooks:
         """
         call = Call(self._tracing, route, self._place(base_url, region), request, self._told(key))
         call.sender = sender
+        if self._capture is not None:
+            call.capture = self._capture
+            with guard("the content of a request"):
+                call.note(self._capture.asked(request))
         look = self._look(request, route) if whole and request else None
         with guard("the links of a call"):
             self._follow(call, request, look)

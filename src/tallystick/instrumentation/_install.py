@@ -26,6 +26,7 @@ from tallystick.instrumentation._ship import Shipper
 from tallystick.instrumentation._spool import Spool
 from tallystick.instrumentation._tap import end_open_streams
 from tallystick.instrumentation._tracing import Tracing
+from tallystick.instrumentation._websocket import MODULES, Sockets
 
 
 @dataclass(slots=True)
@@ -36,6 +37,7 @@ class _Installation:
     tracing: Tracing
     hooks: Hooks
     sends: Sends
+    sockets: Sockets
     undo: list[Callable[[], None]] = field(default_factory=list)
 
 
@@ -50,6 +52,8 @@ def instrument(
     collector: str | None = None,
     spool: str | Path | None = None,
     providers: Mapping[str, str] | None = None,
+    content: str | None = None,
+    redact: Callable[[str], str] | None = None,
 ) -> None:
     """Record every call of the ``anthropic`` and ``openai`` SDKs, whether they are imported yet or not.
 
@@ -61,12 +65,22 @@ def instrument(
     collector: where spans go, any OTLP/HTTP receiver (else ``TALLYSTICK_COLLECTOR``, else http://127.0.0.1:4318).
     spool: the folder that keeps them until then (else ``TALLYSTICK_SPOOL``).
     providers: gateways, as ``{"llm.corp.example/anthropic": "anthropic"}`` (else ``TALLYSTICK_PROVIDERS``).
+    content: ``off`` (the default), ``redacted`` or ``full``: whether prompts and answers are recorded (else
+    ``TALLYSTICK_CONTENT``).
+    redact: your own redactor of a text, run after ours when content is ``redacted``.
 
     Raises SettingsError when one of these is wrong; nothing else, ever.
     """
     global _installed
     settings = read_settings(
-        os.environ, service=service, environment=environment, collector=collector, spool=spool, providers=providers
+        os.environ,
+        service=service,
+        environment=environment,
+        collector=collector,
+        spool=spool,
+        providers=providers,
+        content=content,
+        redact=redact,
     )
     with _lock:
         if _installed is not None:
@@ -106,13 +120,14 @@ def _install(settings: Settings) -> _Installation:
     spool.wake = shipper.wake
     hooks = Hooks(settings, tracing)
     sends = Sends(hooks, AttemptTracing(tracing.provider), settings.providers)
-    installation = _Installation(settings, spool, shipper, tracing, hooks, sends)
+    installation = _Installation(settings, spool, shipper, tracing, hooks, sends, Sockets(hooks))
     for name in (
         "anthropic._base_client",
         "openai._base_client",
         "openai._streaming",
         "httpx._client",
         "httpx2._client",
+        *MODULES,
     ):
         _when_imported(name, installation)
     atexit.register(_leave, installation)
@@ -191,6 +206,8 @@ def _patch(module: ModuleType, installation: _Installation) -> None:
     if module.__name__.startswith("httpx"):
         sends = installation.sends
         targets = [("Client.send", sends.send), ("AsyncClient.send", sends.send_async)]
+    if module.__name__ in MODULES:
+        targets = installation.sockets.targets(module)
     for path, wrapper in targets:
         with guard(f"the patching of {module.__name__}.{path}"):
             installation.undo.append(_wrap(module, path, wrapper))

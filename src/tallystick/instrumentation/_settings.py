@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from tallystick.errors import SettingsError
+from tallystick.instrumentation._content import MODES
 from tallystick.model.places import collector_url, spool_dir
 
 SPOOL_BYTES_MAX = 256 * 1024 * 1024
@@ -26,6 +27,10 @@ class Settings:
     spool_bytes_max: int = SPOOL_BYTES_MAX
     providers: Mapping[str, str] = field(default_factory=dict)
     """Gateways: ``host[:port][/path]`` to the provider that bills behind it."""
+    content: str = "off"
+    """Whether prompts and answers are recorded: off, redacted or full."""
+    redact: Callable[[str], str] | None = None
+    """The app's own redactor, after ours."""
 
 
 def read_settings(
@@ -36,6 +41,8 @@ def read_settings(
     collector: str | None = None,
     spool: str | Path | None = None,
     providers: Mapping[str, str] | None = None,
+    content: str | None = None,
+    redact: Callable[[str], str] | None = None,
 ) -> Settings:
     """Return the settings; raise SettingsError that names what is wrong, its value and what is allowed."""
     url = (collector or collector_url(environ)).rstrip("/")
@@ -48,7 +55,19 @@ def read_settings(
         collector=url,
         spool=Path(spool) if spool else spool_dir(environ),
         providers=_providers(environ) if providers is None else dict(providers),
+        content=_content(content or environ.get("TALLYSTICK_CONTENT") or "off", redact),
+        redact=redact,
     )
+
+
+def _content(mode: str, redact: object) -> str:
+    if mode not in MODES:
+        raise SettingsError(f"content is {mode!r}; it must be {', '.join(MODES[:-1])} or {MODES[-1]}")
+    if redact is not None and not callable(redact):
+        raise SettingsError(f"redact is {redact!r}; it must be a function from text to text")
+    if redact is not None and mode == "full":
+        raise SettingsError("redact is given but content is 'full'; write content='redacted', or leave redact out")
+    return mode
 
 
 def _providers(environ: Mapping[str, str]) -> dict[str, str]:
