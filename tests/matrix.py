@@ -25,15 +25,38 @@ LINES = {
     "L5": ["anthropic==2.0.0", "openai==3.0.0"],
     "L6": ["anthropic", "openai"],
 }
-TOOLS = ["pytest>=8.4", "pytest-asyncio", "pytest-xdist", "hypothesis", "opentelemetry-proto", "starlette", "uvicorn"]
-SURFACES = ["test_calls.py", "test_streams.py", "test_failures.py", "test_coexistence.py"]
+TOOLS = [
+    "pytest>=8.4",
+    "pytest-asyncio",
+    "pytest-xdist",
+    "hypothesis",
+    "opentelemetry-proto",
+    "starlette",
+    "uvicorn",
+    "backports.zstd",
+    "boto3",  # anthropic signs with it for Bedrock
+    "brotli",
+    "google-auth",  # anthropic's Vertex client imports it in its first versions
+    "websockets",
+    "zstandard",
+]
+SURFACES = [
+    "test_calls.py",
+    "test_streams.py",
+    "test_failures.py",
+    "test_coexistence.py",
+    "test_surfaces.py",
+    "test_units.py",
+    "test_websockets.py",
+]
 
 
 def python_of(line: str) -> Path:
-    """Return the interpreter of a line's environment, made on first use."""
+    """Return the interpreter of a line's environment, made on first use and when what it needs has changed."""
     folder = HOME / line
     python = folder / "bin" / "python"
-    if not (folder / ".installed").exists():
+    installed, wanted = folder / ".installed", "\n".join([*LINES[line], *TOOLS])
+    if not installed.exists() or installed.read_text() != wanted:
         uv = shutil.which("uv")
         make = (
             [uv, "venv", "--quiet", "--allow-existing", "--python", sys.executable]
@@ -45,7 +68,7 @@ def python_of(line: str) -> Path:
             [uv, "pip", "install", "--quiet", "--python", python] if uv else [python, "-m", "pip", "install", "-q"]
         )
         subprocess.run([*install, "-e", ROOT, *LINES[line], *TOOLS], check=True)
-        (folder / ".installed").touch()
+        installed.write_text(wanted)
     return python
 
 

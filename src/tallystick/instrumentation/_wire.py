@@ -388,9 +388,10 @@ class RealtimeStream(StreamReader):
     """One response of a realtime session: ``response.created`` begins it, ``response.done`` has its usage."""
 
     def on_data(self, event: bytes, data: bytes) -> None:
-        response = _mapping(_json(data).get("response"))
         if event not in {b"response.created", b"response.done"}:
+            self.first_content = True
             return
+        response = _mapping(_json(data).get("response"))
         _take_common(self.answer, response)
         if event == b"response.done":
             details = _mapping(response.get("status_details"))
@@ -507,6 +508,15 @@ def _json(data: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     return body if isinstance(body, dict) else {}
+
+
+def message_type(data: bytes) -> bytes:
+    """Return the type of a message of a websocket; of the many that carry content, without parsing them."""
+    found = _DELTA.search(data[:200])
+    return found[1] if found is not None else _type_of(data)
+
+
+_DELTA = re.compile(rb'"type"\s*:\s*"(response\.[a-z_.]+\.delta)"')
 
 
 def _type_of(data: bytes) -> bytes:
