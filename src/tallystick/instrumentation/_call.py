@@ -120,22 +120,25 @@ class Call:
         """Put more on the span of the call."""
         self._more |= attributes
 
-    def enter(self) -> Token[Context]:
+    def enter(self) -> Token[Context] | None:
         """Make this the call that attempts and answers belong to; give the token to `leave`."""
-        context = otel_context.set_value(CALL_KEY, self)
-        # A span that the app's provider does not know must be nobody's parent.
-        if self._span.twin is not None:
-            context = set_span_in_context(self._span.twin, context)
-        return otel_context.attach(context)
+        with guard("the entering of a call"):
+            context = otel_context.set_value(CALL_KEY, self)
+            # A span that the app's provider does not know must be nobody's parent.
+            if self._span.twin is not None:
+                context = set_span_in_context(self._span.twin, context)
+            return otel_context.attach(context)
+        return None
+
+    def leave(self, token: Token[Context] | None) -> None:
+        """Restore the context that was in force before `enter`."""
+        if token is not None:
+            otel_context.detach(token)
 
     @property
     def span_context(self) -> SpanContext:
         """What the spans inside this call have as their parent."""
         return self._span.context
-
-    def leave(self, token: Token[Context]) -> None:
-        """Restore the context that was in force before `enter`."""
-        otel_context.detach(token)
 
     def answered(self, response: Any, *, asynchronous: bool) -> None:
         """Read a 2xx response, before the SDK parses it: now if its body is here, else as the app reads it."""

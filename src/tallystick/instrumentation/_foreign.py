@@ -42,16 +42,23 @@ class Sends:
     def send(self, wrapped: Wrapped, client: Any, args: Any, kwargs: Any) -> Any:
         """Around ``Client.send``."""
         request = args[0] if args else kwargs.get("request")
-        method = getattr(request, "method", None)
-        if method not in METHODS or not self._hooks.enabled:
+        call = self._call_of(client, request)
+        if call is None:
             return wrapped(*args, **kwargs)
         send = partial(wrapped, *args, **kwargs)
-        current = current_call()
-        if current is not None:
-            return self._attempts.send(current, request, send) if current.sender is client else send()
-        call = self._begin(client, request) if method == "POST" else None
+        return self._send(call, request, send) if call.is_foreign else self._attempts.send(call, request, send)
+
+    def send_async(self, wrapped: Wrapped, client: Any, args: Any, kwargs: Any) -> Any:
+        """Around ``AsyncClient.send``: returns what is to be awaited, the client's own for what is none of ours."""
+        request = args[0] if args else kwargs.get("request")
+        call = self._call_of(client, request)
         if call is None:
-            return send()
+            return wrapped(*args, **kwargs)
+        send = partial(wrapped, *args, **kwargs)
+        attempts = self._attempts
+        return self._send_async(call, request, send) if call.is_foreign else attempts.send_async(call, request, send)
+
+    def _send(self, call: Call, request: Any, send: Callable[[], Any]) -> Any:
         token = call.enter()
         try:
             response = self._attempts.send(call, request, send)
@@ -64,19 +71,6 @@ class Sends:
         with guard("the reading of an answer"):
             _read(call, response, asynchronous=False)
         return response
-
-    def send_async(self, wrapped: Wrapped, client: Any, args: Any, kwargs: Any) -> Any:
-        """Around ``AsyncClient.send``: returns what is to be awaited, the client's own for what is none of ours."""
-        request = args[0] if args else kwargs.get("request")
-        method = getattr(request, "method", None)
-        if method not in METHODS or not self._hooks.enabled:
-            return wrapped(*args, **kwargs)
-        send = partial(wrapped, *args, **kwargs)
-        current = current_call()
-        if current is not None:
-            return self._attempts.send_async(current, request, send) if current.sender is client else send()
-        call = self._begin(client, request) if method == "POST" else None
-        return send() if call is None else self._send_async(call, request, send)
 
     async def _send_async(self, call: Call, request: Any, send: Callable[[], Any]) -> Any:
         token = call.enter()
@@ -92,24 +86,33 @@ class Sends:
             _read(call, response, asynchronous=True)
         return response
 
-    def _begin(self, client: Any, request: Any) -> Call | None:
-        """Return the call that a request is, or None when it is none or we cannot tell."""
-        with guard("the start of a call"):
-            url = request.url
-            # Middleware sends from threads that know of no call; the SDK's answer to it is heard all the same.
-            if not self._bills(url.netloc) or self._hooks.hops.is_noted(client):
-                return None
-            found = route_at(url.path)
-            if found is None:
-                return None
-            base, route = found
-            base_url = f"{url.scheme}://{url.netloc.decode()}{base}"
-            if not _is_named(base_url, self._providers):
-                return None
-            call = self._hooks.open_call(route, base_url, _body(request), _key(request.headers), client)
-            call.is_foreign = True
-            return call
+    def _call_of(self, client: Any, request: Any) -> Call | None:
+        """Return the call that a request is sent for, a new one if it is foreign; None for what is none of ours."""
+        method = getattr(request, "method", None)
+        if method not in METHODS or not self._hooks.enabled:
+            return None
+        with guard("the look at a request"):
+            current = current_call()
+            if current is None:
+                return self._begin(client, request) if method == "POST" else None
+            # What a foreign client sends to answer a challenge or a redirect is inside its one send.
+            return current if current.sender is client and not current.is_foreign else None
         return None
+
+    def _begin(self, client: Any, request: Any) -> Call | None:
+        url = request.url
+        if not self._bills(url.netloc):
+            return None
+        found = route_at(url.path)
+        if found is None:
+            return None
+        base, route = found
+        base_url = f"{url.scheme}://{url.netloc.decode()}{base}"
+        if not _is_named(base_url, self._providers):
+            return None
+        call = self._hooks.open_call(route, base_url, _body(request), _key(request.headers), client)
+        call.is_foreign = True
+        return call
 
 
 def may_bill(netloc: bytes, providers: Mapping[str, str]) -> bool:
