@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 
 from tallystick.collector import wire
 from tallystick.collector.emitters import OURS, Emission, emission_of
+from tallystick.collector.receipts import Forms, whole
 from tallystick.collector.spans import span_or_reason
 from tallystick.model import attributes as names
 from tallystick.model.failures import Outcome
@@ -81,6 +82,8 @@ class Batch:
     units: list[Row] = field(default_factory=list)
     attempts: list[Row] = field(default_factory=list)
     spans: list[Row] = field(default_factory=list)
+    forms: dict[str, str] = field(default_factory=dict)
+    """What the receipts of the units refer to; see `tallystick.collector.receipts`."""
     counts: Counter[str] = field(default_factory=Counter)
 
     def extend(self, other: Batch) -> None:
@@ -89,6 +92,7 @@ class Batch:
         self.units += other.units
         self.attempts += other.attempts
         self.spans += other.spans
+        self.forms |= other.forms
         self.counts += other.counts
 
 
@@ -100,6 +104,7 @@ class Decoder:
     spans_max: int
     attributes_max: int
     _memory: wire.Memory = field(default_factory=wire.Memory)
+    _forms: Forms = field(default_factory=Forms)
 
     def decode(self, body: bytes, received_ns: int) -> Batch:
         """Return the rows of an ``ExportTraceServiceRequest`` that arrived at ``received_ns``; raises DecodeError."""
@@ -116,6 +121,7 @@ class Decoder:
                 if reason is not None:
                     batch.counts[f"rejected:{reason}"] += 1
         batch.counts["received"] += received
+        batch.forms = self._forms.take()
         return batch
 
     def _take_guarded(self, batch: Batch, span: Any, scoped: wire.Scoped, received_ns: int) -> str | None:
@@ -181,7 +187,7 @@ class Decoder:
             "usage": _json(record.get("usage")),
             "params": _json(record.get("params") or {}),
             "estimated": estimated,
-            **self.columns(receipt, status, cost_usd),
+            **self.columns(receipt, status, cost_usd, self._forms.fold(receipt, status)),
             "source": emission.source,
             "precedence": emission.precedence,
         }
@@ -197,14 +203,14 @@ class Decoder:
         return status.value, None if cost_usd is None else cost_usd.quantize(PICO, ROUND_HALF_EVEN)
 
     @staticmethod
-    def columns(receipt: Receipt, status: str, cost_usd: Decimal | None) -> Row:
-        """Return the columns of a unit that hang on its price and its usage."""
+    def columns(receipt: Receipt, status: str, cost_usd: Decimal | None, kept: str | None = None) -> Row:
+        """Return the columns of a unit that hang on its price and its usage; ``kept`` is the stored receipt."""
         usage = receipt.usage or Usage()
         return {
             "cost_usd": cost_usd,
             "cost_status": status,
             "price_version": receipt.price_version or None,
-            "receipt": _json({**receipt.as_dict(), "status": status}),
+            "receipt": kept or whole(receipt, status),
             **{name: min(max(getattr(usage, name), 0), COUNT_MAX) for name in TOKENS},
         }
 

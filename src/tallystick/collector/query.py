@@ -16,6 +16,7 @@ from itertools import pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from tallystick.collector.receipts import form_id_of, unfold
 from tallystick.errors import TallystickError
 from tallystick.model.budgets import Budget
 from tallystick.model.windows import window_at
@@ -245,9 +246,14 @@ def call(ask: Ask, call_id: str) -> Json:
         FROM units WHERE trace_id = ? AND call_id = ? ORDER BY position
     """
     units = [_named(UNIT, row) for row in ask(sql, [found["trace_id"], found["id"]])]
+    needed = [form_id_of(unit["receipt"]) for unit in units]
+    forms: dict[str, str] = dict(
+        ask("SELECT id, form FROM receipt_forms WHERE id IN (SELECT unnest(?::VARCHAR[]))", [needed])
+    )
     for unit in units:
-        for name in ("usage", "params", "receipt"):
+        for name in ("usage", "params"):
             unit[name] = None if unit[name] is None else json.loads(unit[name])
+        unit["receipt"] = None if unit["receipt"] is None else unfold(unit["receipt"], forms)
     revisions = _revisions(ask, found)
     for position, unit in enumerate(units):
         unit["revisions"] = revisions.get(position, [])

@@ -29,7 +29,7 @@ from tallystick.errors import StoreError, StoreTooNewError
 
 log = logging.getLogger("tallystick.store")
 
-SCHEMA = 2
+SCHEMA = 3
 FILE_VERSION = "v1.5.0"
 """The oldest storage format that both 1.5 and 2.x read and write; DuckDB 1.5's own default is older and slower."""
 WAL_BYTES = "64MB"
@@ -101,6 +101,8 @@ class Store:
         self.counters: Counter[str] = Counter()
         self._spans_seen = Seen()
         self._units_seen = Seen()
+        self._forms: set[str] = set()
+        """The ids of the stored forms of receipts."""
         self._anonymous = 0
         """How many foreign calls without a response id are stored, or somewhat more."""
         self._threads = threading.local()
@@ -155,6 +157,7 @@ class Store:
         try:
             self._writer.execute("BEGIN").fetchall()
             try:
+                forms = self._insert_forms(batch.forms)
                 added = self._insert(batch)
                 for sql, params in statements:
                     self._writer.execute(sql, params).fetchall()
@@ -170,6 +173,7 @@ class Store:
         except duckdb.Error as error:
             raise StoreBrokenError(f"DuckDB cannot store: {_first_line(error)}") from error
         self.applied = upto
+        self._forms |= forms
         for seen, hashes in added:
             seen.add(hashes)
 
@@ -238,6 +242,13 @@ class Store:
         self._writer.register("arrived", pa.Table.from_arrays(columns, schema=schema))
         self._writer.execute(f"INSERT INTO {table} BY NAME SELECT * FROM arrived").fetchall()  # noqa: S608 -- of TABLES
         self._writer.unregister("arrived")
+
+    def _insert_forms(self, forms: dict[str, str]) -> set[str]:
+        """Store the forms that are not stored yet; return their ids."""
+        new = forms.keys() - self._forms
+        for form_id in sorted(new):
+            self._writer.execute("INSERT INTO receipt_forms VALUES (?, ?)", [form_id, forms[form_id]]).fetchall()
+        return new
 
     def _note(self, counts: Counter[str], upto: Position) -> None:
         position = json.dumps([upto.segment, upto.offset])
@@ -394,6 +405,7 @@ class Store:
         rows = self._writer.execute("SELECT value FROM meta WHERE key = 'applied'").fetchall()
         self.applied = Position(*json.loads(rows[0][0]))
         self.counters = _counters(self._writer)
+        self._forms = {form_id for (form_id,) in self._writer.execute("SELECT id FROM receipt_forms").fetchall()}
         for table in ("calls", "attempts", "spans"):
             sql = f"SELECT hash(trace_id, id) AS h FROM {table}"  # noqa: S608
             self._spans_seen.add(self._writer.execute(sql).fetchnumpy()["h"])
