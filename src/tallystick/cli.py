@@ -105,6 +105,36 @@ def reprice(args: argparse.Namespace) -> int:
     )
 
 
+def rebuild(args: argparse.Namespace) -> int:
+    """Make the database anew from the journal, while no collector runs."""
+    from tallystick.collector import rebuild as run
+
+    return run(data=args.data, config=args.config)
+
+
+def backup(args: argparse.Namespace) -> int:
+    """Copy the journal to a file, also while a collector runs."""
+    from tallystick.collector import backup as run
+
+    return run(file=args.file, data=args.data, config=args.config)
+
+
+def restore(args: argparse.Namespace) -> int:
+    """Bring a copy of the journal back to an empty data folder."""
+    from tallystick.collector import restore as run
+
+    return run(file=args.file, data=args.data, config=args.config)
+
+
+def reconcile(args: argparse.Namespace) -> int:
+    """Compare the ledger with a provider's own cost report, and name the cause of each difference."""
+    from tallystick.reconcile import run
+
+    return run(
+        provider=args.provider, since=args.since, until=args.until, collector=args.collector, keys=args.keys or []
+    )
+
+
 def run_app(args: argparse.Namespace) -> int:
     """Run a Python program with instrument() already called."""
     from tallystick.instrumentation.run import run
@@ -186,6 +216,23 @@ def parser() -> argparse.ArgumentParser:
     repricing.add_argument("--model", help="only this one, as the response named it; gpt-4o* for all that begin so")
     repricing.add_argument("--provider", help="only this one")
     repricing.add_argument("--dry-run", action="store_true", help="show what would change; change nothing")
+
+    for function in (rebuild, backup, restore):
+        kept = command(function)
+        kept.add_argument(
+            "--data", type=Path, metavar="DIR", help="the data folder (default: TALLYSTICK_DATA, else XDG's)"
+        )
+        kept.add_argument("--config", type=Path, metavar="FILE", help="settings (default: tallystick.toml here)")
+        if function is not rebuild:
+            kept.add_argument("file", type=Path, metavar="FILE", help="a gzipped tar")
+
+    reconciling = command(reconcile)
+    with_collector(reconciling)
+    reconciling.add_argument("--provider", required=True, choices=["anthropic", "openai"])
+    reconciling.add_argument("--from", dest="since", required=True, metavar="DAY", help="a UTC day, within")
+    reconciling.add_argument("--to", dest="until", required=True, metavar="DAY", help="a UTC day, outside")
+    key_help = "compare by key: the ledger's name of it and the provider's id; may be repeated"
+    reconciling.add_argument("--key", dest="keys", action="append", metavar="OURS=THEIRS", help=key_help)
 
     # No dash begins an option of ours here: all words are the program's, -m among them.
     running = commands.add_parser("run", help=run_app.__doc__, prefix_chars="\0", add_help=False)

@@ -54,8 +54,8 @@ VERCEL = [
     "ai", "@ai-sdk/openai", "@ai-sdk/anthropic", "@ai-sdk/otel", "@opentelemetry/api", "@opentelemetry/sdk-trace-base",
     "@opentelemetry/sdk-trace-node", "@opentelemetry/exporter-trace-otlp-proto",
 ]  # fmt: skip
-WITHOUT_NATIVE = {"otel", "litellm", *NODE}
-"""These do not use the anthropic SDK."""
+WITHOUT_NATIVE = {"otel", "litellm", "openlit", *NODE}
+"""These do not use the anthropic SDK, or a version that is too old to have spans of its own."""
 COUNTS = "input=1000:output=200:cache_read=800:cache_write_5m=100"
 """What each answer is dictated to have used; OpenAI has no cache writes."""
 

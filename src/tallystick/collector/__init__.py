@@ -15,3 +15,36 @@ def run(*, data: Path | None, host: str | None, port: int | None, config: Path |
     from tallystick.collector.settings import load
 
     return run_forever(load(data=data, host=host, port=port, config=config))
+
+
+def rebuild(*, data: Path | None, config: Path | None) -> int:
+    """Make the database anew from the journal, while no collector runs; return the exit code."""
+    from tallystick.collector import upkeep
+    from tallystick.collector.settings import load
+
+    collector = load(data=data, config=config).collector
+    counts = upkeep.rebuild(collector)
+    stored, duplicates = counts.get("stored", 0), counts.get("duplicates", 0)
+    print(f"tallystick: rebuilt {collector.data}: {stored} spans stored, {duplicates} duplicates")  # noqa: T201
+    return 0
+
+
+def backup(*, file: Path, data: Path | None, config: Path | None) -> int:
+    """Copy the journal to ``file``, also while a collector runs; return the exit code."""
+    from tallystick.collector import upkeep
+    from tallystick.collector.settings import load
+
+    copied = upkeep.backup(load(data=data, config=config).collector.data, file)
+    print(f"tallystick: {copied} bytes of the journal are in {file}")  # noqa: T201
+    return 0
+
+
+def restore(*, file: Path, data: Path | None, config: Path | None) -> int:
+    """Bring a copy back to an empty data folder; return the exit code."""
+    from tallystick.collector import upkeep
+    from tallystick.collector.settings import load
+
+    folder = load(data=data, config=config).collector.data
+    copied = upkeep.restore(file, folder)
+    print(f"tallystick: {copied} bytes of the journal are back in {folder}; start the collector")  # noqa: T201
+    return 0
