@@ -45,6 +45,7 @@ SURFACES = [
     "test_streams.py",
     "test_failures.py",
     "test_coexistence.py",
+    "test_foreign.py",
     "test_surfaces.py",
     "test_units.py",
     "test_websockets.py",
