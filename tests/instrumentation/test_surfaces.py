@@ -248,6 +248,23 @@ def test_a_transcription_as_plain_text_says_no_usage_and_is_unknown(ledger: Any,
     assert (call.units[0]["cost_usd"], call.units[0]["cost_status"]) == (None, "unknown")
 
 
+@pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda c: c.images.generate(model="dall-e-3", prompt="a parcel"), id="old-pictures"),
+        pytest.param(lambda c: c.videos.create(model="sora-2", prompt="a parcel on its way"), id="videos"),
+    ],
+)
+def test_what_says_nothing_of_its_price_is_unknown_and_never_zero(make: Any, ledger: Any, oai: Any) -> None:
+    make(oai)
+
+    call = ledger.call()
+    assert call.outcome == "ok"
+    assert [(unit["cost_usd"], unit["cost_status"]) for unit in call.units] == [(None, "unknown")]
+    assert call.attributes["tallystick.cost.status"] == "unknown"
+
+
 def test_a_picture_stream_that_is_cut_is_unknown_because_pictures_cannot_be_guessed(
     ledger: Any, provider: Provider, oai: Any
 ) -> None:

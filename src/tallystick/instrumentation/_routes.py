@@ -15,12 +15,13 @@ class Route:
     api: str
     billed: bool = True
     reads: str = "answer"
-    """What the body is: an answer; a ``stored`` one, told again; a ``batch`` with one usage; the ``results`` of one."""
+    """What the body is: an answer; a ``job`` that is made; a ``stored`` answer, told again; a ``batch`` with one usage;
+    the ``results`` of one, a message a line."""
 
     @property
     def is_fetch(self) -> bool:
         """Whether what it tells may have been told before: its usage belongs to the ledger alone, once by its id."""
-        return self.reads != "answer"
+        return self.reads in {"stored", "batch", "results"}
 
 
 _POST = (
@@ -38,7 +39,7 @@ _POST = (
     (r"/audio/transcriptions", Route("transcription", "transcription")),
     (r"/audio/translations", Route("transcription", "translation")),
     (r"/audio/speech", Route("speech", "speech")),
-    (r"/videos(/[^/?]+/remix|/edits|/extensions)?", Route("video", "videos")),
+    (r"/videos(/[^/?]+/remix|/edits|/extensions)?", Route("video", "videos", reads="job")),
     (r"/responses/[^/?]+/cancel", Route("fetch_response", "responses", reads="stored")),
 )
 

@@ -68,7 +68,12 @@ def read_content(content: bytes, kind: str, route: Route) -> list[Answer]:
         body = json.loads(content)
     except ValueError:
         return [Answer(outcome=Outcome.INVALID_OUTPUT)]
-    return [read_batch(body) if route.reads == "batch" else read_body(body)]
+    if route.reads == "batch":
+        return [read_batch(body)]
+    answer = read_body(body)
+    if route.reads == "job":  # it is billed for what was asked, and says no more when it is done
+        answer.is_pending = False
+    return [answer]
 
 
 def _read_tail(content: bytes) -> Answer:

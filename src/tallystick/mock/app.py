@@ -50,6 +50,7 @@ WIRES: dict[tuple[str, str], Wire] = {
     ("openai", "/v1/audio/transcriptions"): media_wire.transcription,
     ("openai", "/v1/audio/translations"): media_wire.transcription,
     ("openai", "/v1/audio/speech"): media_wire.speech,
+    ("openai", "/v1/videos"): media_wire.videos,
 }
 ERROR_OF = {"anthropic": anthropic_wire.error, "openai": openai_wire.error}
 

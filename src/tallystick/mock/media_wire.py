@@ -12,7 +12,7 @@ from email import policy
 from email.parser import BytesParser
 from typing import Any
 
-from tallystick.mock.answers import Answer, Body, Frames, required
+from tallystick.mock.answers import Answer, Body, Frames, new_id, required
 from tallystick.mock.thoughts import PromptCache, count_tokens
 
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(60_000)
@@ -55,6 +55,7 @@ def images(body: Body, options: Mapping[str, str], cache: PromptCache) -> Answer
         "total_tokens": text + read + written,
     }
     picture = base64.b64encode(PICTURE).decode()
+    is_silent = str(body["model"]).startswith("dall-e")
     kind = "image_edit" if read else "image_generation"
     head = {"b64_json": picture, "created_at": 1, "size": "1024x1024", "quality": "low"}
     head |= {"background": "opaque", "output_format": "png"}
@@ -65,7 +66,7 @@ def images(body: Body, options: Mapping[str, str], cache: PromptCache) -> Answer
         id="",
         model=str(required(body, "model")),
         api="images",
-        body={"created": 1, "data": [{"b64_json": picture}] * number, "usage": usage},
+        body={"created": 1, "data": [{"b64_json": picture}] * number} | ({} if is_silent else {"usage": usage}),
         output_tokens=written,
         usage_at=lambda _: usage,
         counts_at=lambda _: {"input": text, "input_image": read, "output_image": written},
@@ -128,4 +129,20 @@ def speech(body: Body, options: Mapping[str, str], cache: PromptCache) -> Answer
         counts_at=lambda _: counts,
         frames=tuple(made.frames) if body.get("stream_format") == "sse" else None,
         raw=("audio/mpeg", bytes(20_000)),
+    )
+
+
+def videos(body: Body, options: Mapping[str, str], cache: PromptCache) -> Answer:  # noqa: ARG001 -- as above
+    """Return the job that makes a film; what it costs hangs on its length and size, and is said nowhere."""
+    model, seconds = str(required(body, "model")), str(body.get("seconds") or 4)
+    told = {"id": new_id("video_"), "object": "video", "created_at": 1, "model": model, "status": "queued"}
+    told |= {"progress": 0, "seconds": seconds, "size": str(body.get("size") or "720x1280"), "prompt": body["prompt"]}
+    return Answer(
+        id=str(told["id"]),
+        model=model,
+        api="videos",
+        body=told,
+        output_tokens=0,
+        usage_at=lambda _: {},
+        counts_at=lambda _: {"video_seconds": int(seconds)},
     )
