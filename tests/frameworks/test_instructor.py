@@ -66,3 +66,9 @@ def test_instructor(shape: str, drive: Any) -> None:
     run, calls = SHAPES[shape]
 
     drive(run).check(calls)
+
+
+def test_who_made_the_call_is_the_app_and_not_the_framework(drive: Any) -> None:
+    [call] = drive(SHAPES["openai tools"][0]).calls
+
+    assert call["tallystick.caller"].startswith(f"{__name__}:")

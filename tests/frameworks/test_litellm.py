@@ -82,3 +82,9 @@ def test_a_refusal_to_litellm_has_its_class_and_its_key(drive: Any) -> None:
 
     [call] = watch.calls
     assert (call["tallystick.outcome"], call["gen_ai.provider.name"]) == ("auth", "anthropic")
+
+
+def test_who_made_the_call_is_the_app_and_not_the_framework(drive: Any) -> None:
+    [call] = drive(SHAPES["anthropic completion"][0]).calls
+
+    assert call["tallystick.caller"].startswith(f"{__name__}:")

@@ -69,3 +69,9 @@ def test_pydantic_ai(shape: str, drive: Any) -> None:
     run, calls = SHAPES[shape]
 
     drive(run).check(calls)
+
+
+def test_who_made_the_call_is_the_app_and_not_the_framework(drive: Any) -> None:
+    [call] = drive(SHAPES["openai run_sync"][0]).calls
+
+    assert call["tallystick.caller"].startswith(f"{__name__}:")

@@ -1,13 +1,17 @@
-"""Who made a call, when no tag says so: the nearest function outside the SDKs and ourselves."""
+"""Who made a call, when no tag says so: the nearest function outside the SDKs, what stands on them, and ourselves."""
 
 from __future__ import annotations
 
 import sys
 from types import FrameType
 
-_LIBRARIES = frozenset(
-    {"tallystick", "anthropic", "openai", "httpx", "httpx2", "wrapt", "contextlib", "asyncio", "functools"}
-)
+# Frameworks and other vendors' wrappers stand between the app and the SDKs; openai-agents is not here, because its
+# package is called ``agents``, as many an app's own.
+_LIBRARIES = frozenset({
+    "tallystick", "anthropic", "openai", "httpx", "httpx2", "wrapt", "contextlib", "asyncio", "functools", "concurrent",
+    "threading", "langchain", "langchain_core", "langchain_openai", "langchain_anthropic", "langgraph", "litellm",
+    "instructor", "pydantic_ai", "pydantic_graph", "tenacity", "opentelemetry", "openinference", "logfire", "langfuse",
+})  # fmt: skip
 DEPTH_MAX = 60
 
 
