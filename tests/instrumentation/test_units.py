@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -14,7 +15,10 @@ import pytest
 
 from fakes.provider import Provider
 from fakes.receiver import running_receiver
-from tallystick.instrumentation._wire import BedrockStream
+from tallystick.instrumentation._routes import route_of
+from tallystick.instrumentation._websocket import RealtimeMessages
+from tallystick.instrumentation._wire import BatchResults, BedrockStream, read_batch
+from tallystick.model.failures import Outcome
 
 CLAUDE, OPUS, SONNET = "claude-haiku-4-5", "claude-opus-5-5", "claude-sonnet-5-5"
 KEY = "sk-canary-0123456789abcdef-last"
@@ -291,3 +295,82 @@ def test_a_bedrock_message_of_an_impossible_length_is_refused(size: int) -> None
     reader = BedrockStream()
     with pytest.raises(ValueError, match=str(size)):
         reader.feed(size.to_bytes(4) + bytes(40))
+
+
+# What is a call, and how it ended -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "reads"),
+    [
+        ("post", "/v1/messages?beta=true", "answer"),
+        ("post", "/responses/compact", "answer"),
+        ("post", "/responses/resp_1/cancel", "stored"),
+        ("get", "/responses/resp_1", "stored"),
+        ("get", "/responses/resp_1?stream=true", "stored"),
+        ("get", "/responses/resp_1/input_items", None),
+        ("get", "/v1/messages/batches/msgbatch_1", None),
+        ("get", "https://api.anthropic.com/v1/messages/batches/msgbatch_1/results", "results"),
+        ("get", "https://llm.example/claude/v1/messages/batches/msgbatch_1/results", "results"),
+        ("get", "/batches/batch_1", "batch"),
+        ("get", "/batches", None),
+        ("post", "/batches", None),
+        ("post", "/videos/video_1/remix", "job"),
+        ("get", "/videos/video_1", None),
+        ("delete", "/responses/resp_1", None),
+    ],
+)
+def test_which_requests_are_calls(method: str, url: str, reads: str | None) -> None:
+    route = route_of(method, url)
+
+    assert (route and route.reads) == reads
+
+
+@pytest.mark.parametrize(
+    ("ended", "outcome", "code"),
+    [
+        ({"status": "completed"}, Outcome.OK, None),
+        ({"status": "cancelled", "status_details": {"reason": "turn_detected"}}, Outcome.CANCELLED, None),
+        ({"status": "incomplete", "status_details": {"reason": "max_output_tokens"}}, Outcome.TRUNCATED, None),
+        ({"status": "incomplete", "status_details": {"reason": "content_filter"}}, Outcome.REFUSAL, None),
+        (
+            {"status": "failed", "status_details": {"error": {"type": "x", "code": "rate_limit_exceeded"}}},
+            Outcome.RATE_LIMITED,
+            "rate_limit_exceeded",
+        ),
+    ],
+)
+def test_how_a_realtime_response_ended(ended: dict[str, Any], outcome: Outcome, code: str | None) -> None:
+    reader = RealtimeMessages()
+    usage = {"input_tokens": 3, "output_tokens": 5}
+    reader.feed(json.dumps({"type": "response.done", "response": {"id": "resp_1", "usage": usage, **ended}}).encode())
+
+    assert reader.complete
+    assert (reader.answer.id, reader.answer.usage) == ("resp_1", usage)
+    assert (reader.answer.outcome, reader.answer.error_code) == (outcome, code)
+
+
+@pytest.mark.parametrize(
+    ("batch", "is_pending"),
+    [
+        ({"status": "in_progress", "usage": {"input_tokens": 0, "output_tokens": 0}}, True),
+        ({"status": "finalizing"}, True),
+        ({"status": "completed", "usage": {"input_tokens": 9, "output_tokens": 7}}, False),
+        ({"status": "expired", "usage": {"input_tokens": 9, "output_tokens": 7}}, False),
+    ],
+)
+def test_a_batch_is_billed_when_it_has_ended(batch: dict[str, Any], is_pending: bool) -> None:
+    answer = read_batch({"id": "batch_1", "endpoint": "/v1/embeddings", "model": "m", **batch})
+
+    assert (answer.is_pending, answer.is_batch, answer.api) == (is_pending, True, "embeddings")
+
+
+def test_half_a_line_of_results_is_no_unit() -> None:
+    line = json.dumps({"custom_id": "a", "result": {"type": "succeeded", "message": {"id": "m", "usage": {}}}}).encode()
+    reader = BatchResults()
+    for start in range(0, len(line) * 2, 7):
+        reader.feed((line + b"\n" + line)[start : start + 7])
+    reader.feed(b"\n" + line[:40])
+    reader.end()
+
+    assert [answer.id for answer in reader.answers] == ["m", "m"]

@@ -132,7 +132,9 @@ class Sockets:
 
     def _talk(self, connection: Any) -> Talk | None:
         """Return what is known of a connection; None for one of an API that is not read here."""
-        if connection not in self._talks and self._hooks.enabled:
+        if not self._hooks.enabled:
+            return None
+        if connection not in self._talks:
             self._talks[connection] = Talk(self._hooks, connection._connection)  # noqa: SLF001 -- it has no public name
         talk = self._talks.get(connection)
         return talk if talk is not None and talk.route is not None else None
