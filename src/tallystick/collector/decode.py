@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -47,6 +48,8 @@ DROPPED = "tallystick.dropped.records"
 """On a span of ours: how many records an app could not keep."""
 WEAKEST_FIRST = (CostStatus.UNKNOWN, CostStatus.ESTIMATED, CostStatus.PROVIDER_REPORTED, CostStatus.EXACT)
 TOKENS = ("input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
+tokens_of = attrgetter(*TOKENS)
+NO_USAGE = Usage()
 OUTCOMES = frozenset(Outcome)
 
 # Texts of users and models, under the names that other emitters give them; they are not kept.
@@ -126,18 +129,15 @@ class Decoder:
 
     def _take_guarded(self, batch: Batch, span: Any, scoped: wire.Scoped, received_ns: int) -> str | None:
         """Take a span, or none of it: what we did not foresee in one span must not cost its neighbours."""
-        lists = (batch.calls, batch.units, batch.attempts, batch.spans)
-        sizes = [len(rows) for rows in lists]
         try:
             self._take(batch, span, scoped, received_ns)
         except Exception:
             log.exception("span %s is not understood and is left out; it stays in the journal", span.span_id.hex())
-            for rows, size in zip(lists, sizes, strict=True):
-                del rows[size:]
             return "not understood"
         return None
 
     def _take(self, batch: Batch, span: Any, scoped: wire.Scoped, received_ns: int) -> None:
+        """Make all rows of a span, then put them into the batch: one that raises has left nothing there."""
         try:
             found = self._memory.attributes(span.attributes)
         except DecodeError:
@@ -149,9 +149,10 @@ class Decoder:
         elif scoped.scope == names.SCOPE and (names.OPERATION in found or names.UNITS in found):
             self._call(batch, row, span, found, scoped, OURS)
         else:
-            batch.spans.append(_rest(row, span, found, scoped))
+            rest = _rest(row, span, found, scoped)
             if (emission := emission_of(scoped.scope, found)) is not None:
                 self._call(batch, dict(row), span, emission.attributes, scoped, emission)
+            batch.spans.append(rest)
 
     def _call(
         self, batch: Batch, row: Row, span: Any, found: wire.Attributes, scoped: wire.Scoped, emission: Emission
@@ -161,8 +162,7 @@ class Decoder:
             records: list[Any] = [_unit_of_usage(call, found, emission)]
         else:
             records = _units(found)
-        for position, record in enumerate(records):
-            batch.units.append(self._unit(call, position, record, emission))
+        batch.units += [self._unit(call, position, record, emission) for position, record in enumerate(records)]
         batch.calls.append(call)
 
     def _unit(self, call: Row, position: int, record: Any, emission: Emission) -> Row:
@@ -185,7 +185,7 @@ class Decoder:
             "api": _text(record.get("api")),
             "answered_at": at,
             "usage": _json(record.get("usage")),
-            "params": _json(record.get("params") or {}),
+            "params": _json(params) if (params := record.get("params")) else "{}",
             "estimated": estimated,
             **self.columns(receipt, status, cost_usd, self._forms.fold(receipt, status)),
             "source": emission.source,
@@ -205,13 +205,15 @@ class Decoder:
     @staticmethod
     def columns(receipt: Receipt, status: str, cost_usd: Decimal | None, kept: str | None = None) -> Row:
         """Return the columns of a unit that hang on its price and its usage; ``kept`` is the stored receipt."""
-        usage = receipt.usage or Usage()
+        counts = tokens_of(receipt.usage or NO_USAGE)
+        if min(counts) < 0 or max(counts) > COUNT_MAX:
+            counts = tuple(min(max(count, 0), COUNT_MAX) for count in counts)
         return {
             "cost_usd": cost_usd,
             "cost_status": status,
             "price_version": receipt.price_version or None,
             "receipt": kept or whole(receipt, status),
-            **{name: min(max(getattr(usage, name), 0), COUNT_MAX) for name in TOKENS},
+            **dict(zip(TOKENS, counts, strict=True)),
         }
 
     def receipt(self, provider: str, model: str, record: Mapping[str, Any], at_us: int) -> Receipt:
@@ -373,7 +375,11 @@ def _tags(found: wire.Attributes) -> list[tuple[str, str]]:
 
 
 def _left(found: wire.Attributes, taken: frozenset[str]) -> list[tuple[str, str]]:
-    return [(key, _shown(value)) for key, value in found.items() if key not in taken and _is_kept(key)]
+    return [
+        (key, value if type(value) is str and len(value) <= TEXT_CHARS_MAX else _shown(value))
+        for key, value in found.items()
+        if key not in taken and _is_kept(key)
+    ]
 
 
 @lru_cache(4096)

@@ -7,7 +7,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from tallystick.collector.wire import Request, Span
+from tallystick.collector.wire import Span, request_of
 
 NO_TRACE = bytes(16)
 NO_SPAN = bytes(8)
@@ -16,12 +16,13 @@ FUTURE_NS_MAX = 3_600 * 10**9
 LATEST_NS = 2**63 - 1
 
 
-def span_or_reason(data: bytes, received_ns: int, attributes_max: int) -> tuple[Any, str | None]:
-    """Return the span that ``data`` is, and None; or why it is rejected."""
-    try:
-        span = Span.FromString(data)
-    except DecodeError:
-        return None, "not decodable"
+def span_or_reason(span: Any, received_ns: int, attributes_max: int) -> tuple[Any, str | None]:
+    """Return the span, which may come as bytes, and None; or why it is rejected."""
+    if isinstance(span, bytes):
+        try:
+            span = Span.FromString(span)
+        except DecodeError:
+            return None, "not decodable"
     trace_id, span_id = span.trace_id, span.span_id
     if len(trace_id) != 16 or len(span_id) != 8 or trace_id == NO_TRACE or span_id == NO_SPAN:
         return None, "no ids"
@@ -39,7 +40,7 @@ def rejections(body: bytes, received_ns: int, spans_max: int, attributes_max: in
     """Return how many spans ``body`` holds, and why how many of them will be rejected; raises DecodeError."""
     count = 0
     reasons: Counter[str] = Counter()
-    for resource_spans in Request.FromString(body).resource_spans:
+    for resource_spans in request_of(body).resource_spans:
         for scope_spans in resource_spans.scope_spans:
             for data in scope_spans.spans:
                 count += 1

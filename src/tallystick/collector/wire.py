@@ -20,6 +20,9 @@ _ONE, _MANY = _Field.LABEL_OPTIONAL, _Field.LABEL_REPEATED
 
 # Field numbers: opentelemetry/proto/{collector/trace,trace,resource,common}/v1/*.proto, 1.45.
 _SHALLOW = {
+    "Whole": [("resource_spans", 1, _MANY, "WholeResourceSpans")],
+    "WholeResourceSpans": [("resource", 1, _ONE, "Resource"), ("scope_spans", 2, _MANY, "WholeScopeSpans")],
+    "WholeScopeSpans": [("scope", 1, _ONE, "Scope"), ("spans", 2, _MANY, "Span")],
     "Request": [("resource_spans", 1, _MANY, "ResourceSpans")],
     "ResourceSpans": [("resource", 1, _ONE, "Resource"), ("scope_spans", 2, _MANY, "ScopeSpans")],
     "Resource": [("attributes", 1, _MANY, _BYTES)],
@@ -61,7 +64,7 @@ def _messages() -> dict[str, Any]:
 
 
 _CLASSES = _messages()
-Request, Span = _CLASSES["Request"], _CLASSES["Span"]
+Whole, Request, Span = _CLASSES["Whole"], _CLASSES["Request"], _CLASSES["Span"]
 
 Value = str | bool | int | float | bytes | list[Any] | dict[str, Any] | None
 Attributes = dict[str, Value]
@@ -74,7 +77,7 @@ PAIR_BYTES_MAX = 256
 
 @dataclass(frozen=True, slots=True)
 class Scoped:
-    """Spans as bytes, with the resource and the scope that they came in."""
+    """Spans, decoded or as bytes, with the resource and the scope that they came in."""
 
     resource: Attributes
     scope: str
@@ -119,6 +122,8 @@ class Memory:
 
 def plain(value: AnyValue) -> Value:
     """Return the Python value of an OTLP value."""
+    if text := value.string_value:  # what most are; a third of the time that asking for the kind takes
+        return text
     kind = value.WhichOneof("value")
     if kind == "array_value":
         return [plain(item) for item in value.array_value.values]
@@ -127,9 +132,20 @@ def plain(value: AnyValue) -> Value:
     return None if kind is None else getattr(value, kind)
 
 
+def request_of(body: bytes) -> Any:
+    """Return an ``ExportTraceServiceRequest``; its spans are bytes when one of them, at least, cannot be decoded.
+
+    Raises DecodeError when ``body`` is none.  Spans that are decoded together cost half of what they cost one by one.
+    """
+    try:
+        return Whole.FromString(body)
+    except DecodeError:
+        return Request.FromString(body)
+
+
 def scopes(body: bytes, memory: Memory) -> Iterator[Scoped]:
     """Yield the spans of an ``ExportTraceServiceRequest`` by scope; raises DecodeError when ``body`` is none."""
-    for resource_spans in Request.FromString(body).resource_spans:
+    for resource_spans in request_of(body).resource_spans:
         resource = lenient(resource_spans.resource.attributes, memory)
         for scope_spans in resource_spans.scope_spans:
             name = scope_spans.scope.name.decode(errors="replace")
