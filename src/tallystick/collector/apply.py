@@ -295,4 +295,5 @@ def _uncounted() -> Batch:
     """Return what is stored in place of a record that cannot be: that there was one."""
     batch = Batch()
     batch.counts["dropped_records"] += 1
+    batch.counts["dropped:cannot be stored"] += 1
     return batch

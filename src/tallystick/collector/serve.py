@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote_plus
@@ -18,9 +18,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tallystick.collector import patience, query
+from tallystick.collector import export, lookup, metrics, patience, query
 from tallystick.collector.apply import Applier
-from tallystick.collector.journal import Journal
+from tallystick.collector.journal import Journal, Position
 from tallystick.collector.prices import Prices
 from tallystick.collector.receive import Receiver
 from tallystick.collector.settings import Settings
@@ -46,7 +46,11 @@ RANGED = {
     "calls": query.calls,
     "dimensions": query.dimensions,
     "alerts": query.alerts,
+    "spans": lookup.spans,
 }
+
+TABULAR = frozenset({"groups", "series", "calls", "units", "alerts"})
+"""These have rows, and give them as CSV too."""
 
 
 class Guard:
@@ -97,13 +101,21 @@ class Answers:
     settings: Settings
     pool: ThreadPoolExecutor
     prices: Prices
+    begun: Position = field(init=False)
+    """How far the journal was when the collector started."""
+
+    def __post_init__(self) -> None:
+        self.begun = self.journal.end
 
     async def ranged(self, request: Request) -> Response:
         """Answer one of `RANGED`."""
-        question = RANGED.get(request.path_params["question"])
+        name = request.path_params["question"]
+        question = RANGED.get(name)
         if question is None:
-            known = ", ".join([*RANGED, "budgets", "ledger", "calls/ID"])
+            known = ", ".join([*RANGED, "budgets", "ledger", "calls/ID", "traces/ID"])
             return _error(404, "not_found", f"there is no such question; there are {known}")
+        if name in TABULAR and b"format=" in request.scope["query_string"]:
+            return await self._tabular(request, question)
         return await self._answer(lambda: question(self._ask, _params(request), _now()))
 
     async def call(self, request: Request) -> Response:
@@ -114,6 +126,45 @@ class Answers:
         """Answer how far each budget is spent."""
         budgets = self.settings.budgets()
         return await self._answer(lambda: query.budgets(self._ask, _params(request), _now(), budgets))
+
+    async def _tabular(self, request: Request, question: Callable[..., Any]) -> Response:
+        def asked() -> Response:
+            params = _params(request)
+            formats = [value for name, value in params if name == "format"]
+            if set(formats) - {"csv", "json"}:
+                raise query.BadParameterError(f"format is {formats[-1][:64]!r}; one of json, csv")
+            answer = question(self._ask, [pair for pair in params if pair[0] != "format"], _now())
+            if formats[-1] == "json":
+                return _json(200, answer)
+            more = {"X-Next-Cursor": answer["next_cursor"]} if answer.get("next_cursor") else {}
+            return Response(export.as_csv(answer["rows"]), 200, HEADERS | more, media_type=export.MEDIA_TYPE)
+
+        return await self._answer(asked)
+
+    async def trace(self, request: Request) -> Response:
+        """Answer ``traces/{id}``."""
+        return await self._answer(lambda: lookup.trace(self._ask, request.path_params["id"]))
+
+    async def ready(self, request: Request) -> Response:
+        """Answer 200 when what arrives is stored and what had arrived before the start can be asked for."""
+        reason = self.journal.fault or self.applier.trouble()
+        if reason is None and self.applier.store.applied < self.begun:
+            reason = f"{self.applier.behind_bytes()} bytes of the journal are still to be applied"
+        return (
+            _json(200, {"status": "ready"}) if reason is None else _json(503, {"status": "not ready", "reason": reason})
+        )
+
+    async def metrics(self, request: Request) -> Response:
+        """Answer the ledger and the budgets as Prometheus' text."""
+
+        def asked() -> Response:
+            budgets = query.budgets(self._ask, (), _now(), self.settings.budgets())["rows"]
+            healthy = (self.journal.fault or self.applier.trouble()) is None
+            return Response(
+                metrics.text(self._ledger(), budgets, healthy=healthy), 200, HEADERS, media_type=metrics.MEDIA_TYPE
+            )
+
+        return await self._answer(asked)
 
     async def reprice(self, request: Request) -> Response:
         """Price stored units again; the body is JSON (a page of another site cannot send that unasked)."""
@@ -152,7 +203,8 @@ class Answers:
 
     async def _answer(self, question: Callable[[], Any]) -> Response:
         try:
-            return _json(200, await asyncio.get_running_loop().run_in_executor(self.pool, question))
+            answer = await asyncio.get_running_loop().run_in_executor(self.pool, question)
+            return answer if isinstance(answer, Response) else _json(200, answer)
         except query.BadParameterError as error:
             return _error(400, "bad_parameter", str(error))
         except query.NotFoundError as error:
@@ -171,13 +223,19 @@ class Answers:
         rejected = {
             name.removeprefix("rejected:"): count for name, count in counts.items() if name.startswith("rejected:")
         }
+        dropped = {
+            name.removeprefix("dropped:"): count for name, count in counts.items() if name.startswith("dropped:")
+        }
+        accounted = counts.get("stored", 0) + counts.get("duplicates", 0) + sum(rejected.values())
         applied_bytes = journal.bytes_between(journal.start, applied)
         return {
             "received_spans": counts.get("received", 0),
             "stored_spans": counts.get("stored", 0),
             "duplicate_spans": counts.get("duplicates", 0),
             "rejected_spans": rejected,
+            "unaccounted_spans": counts.get("received", 0) - accounted,
             "dropped_records": counts.get("dropped_records", 0),
+            "dropped": dropped,
             "duplicate_units": counts.get("duplicate_units", 0),
             "journal": {
                 "segments": journal.segment_count(), "bytes": journal.size_bytes(), "applied_bytes": applied_bytes,
@@ -196,9 +254,12 @@ def application(receiver: Receiver, answers: Answers) -> ASGIApp:
             Route("/v1/metrics", receiver.ignored, methods=["POST"]),
             Route("/v1/logs", receiver.ignored, methods=["POST"]),
             Route("/healthz", answers.health),
+            Route("/readyz", answers.ready),
+            Route("/metrics", answers.metrics),
             Route("/api/v1/budgets", answers.budgets),
             Route("/api/v1/ledger", answers.ledger),
             Route("/api/v1/calls/{id}", answers.call),
+            Route("/api/v1/traces/{id}", answers.trace),
             Route("/api/v1/reprice", answers.reprice, methods=["POST"]),
             Route("/api/v1/{question}", answers.ranged),
         ],

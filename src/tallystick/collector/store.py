@@ -232,7 +232,9 @@ class Store:
             self._insert_rows(table, getattr(batch, table))
         stored = len(batch.attempts) + len(batch.spans) + sum(call["source"] == "tallystick" for call in batch.calls)
         batch.counts["stored"] += stored
-        batch.counts["dropped_records"] += sum(span["dropped_records"] for span in batch.spans)
+        told = sum(span["dropped_records"] for span in batch.spans)
+        batch.counts["dropped_records"] += told
+        batch.counts["dropped:by an app"] += told
         return [(self._spans_seen, span_hashes), (self._units_seen, unit_hashes)]
 
     def _insert_rows(self, table: str, rows: list[Row]) -> None:
