@@ -9,8 +9,9 @@ from types import FrameType
 # package is called ``agents``, as many an app's own.
 _LIBRARIES = frozenset({
     "tallystick", "anthropic", "openai", "httpx", "httpx2", "wrapt", "contextlib", "asyncio", "functools", "concurrent",
-    "threading", "anyio", "langchain", "langchain_core", "langchain_openai", "langchain_anthropic", "langgraph", "litellm",
-    "instructor", "pydantic_ai", "pydantic_graph", "tenacity", "opentelemetry", "openinference", "logfire", "langfuse",
+    "threading", "anyio", "langchain", "langchain_core", "langchain_openai", "langchain_anthropic", "langgraph",
+    "litellm", "instructor", "pydantic_ai", "pydantic_graph", "tenacity", "opentelemetry", "openinference", "logfire",
+    "langfuse",
 })  # fmt: skip
 DEPTH_MAX = 60
 

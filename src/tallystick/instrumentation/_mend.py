@@ -44,9 +44,13 @@ class Mender:
             return
         with self._lock:
             for _ in range(DEPTH_MAX):
-                if self._exchange(kind, found):
+                if self._is_ours(found) or self._exchange(kind, found):
                     return
                 found = getattr(found, "__wrapped__", None)
+
+    def _is_ours(self, found: Any) -> bool:
+        """Tell whether this is our wrapper, as it is or bound; one that an earlier `uninstrument` left is not."""
+        return bool(getattr(found, "_self_wrapper", None) == self._patched._self_wrapper)  # noqa: SLF001 -- wrapt's own name
 
     def _exchange(self, kind: type, found: Any) -> bool:
         original, patched = self._original, self._patched
@@ -54,12 +58,14 @@ class Mender:
             setattr(kind, self._name, patched)
             self._undo.append(partial(_put_back, vars(kind).get, partial(setattr, kind), self._name, patched, original))
             return True
-        if isinstance(found, wrapt.FunctionWrapper):
+        if isinstance(found, wrapt.FunctionWrapper | wrapt.BoundFunctionWrapper):
             if found.__wrapped__ is not original:
                 return False
-            found.__wrapped__ = patched
+            # One that was bound when it was taken calls what it wraps with the instance as first argument.
+            ours = patched if isinstance(found, wrapt.FunctionWrapper) else self._unbound
+            found.__wrapped__ = ours
             read, write = partial(getattr, found), partial(setattr, found)
-            self._undo.append(partial(_put_back, read, write, "__wrapped__", patched, original))
+            self._undo.append(partial(_put_back, read, write, "__wrapped__", ours, original))
             return True
         return self._exchange_cell(getattr(found, "__closure__", None) or ())
 
