@@ -133,8 +133,8 @@ def run_forever(settings: Settings) -> int:
     """Run a collector in the foreground until SIGINT or SIGTERM; return 0."""
     # Spans become many short-lived rows; looking for cycles among them so often costs a fifth of the CPU.
     gc.set_threshold(50_000, 20, 50)
-    # The thread that answers waits this long for one that computes; at 5 ms, the default, acknowledgements take twice as
-    # long while rows are made.
+    # The thread that answers waits this long for one that computes; at 5 ms, the default, acknowledgements take twice
+    # as long while rows are made.
     sys.setswitchinterval(0.001)
     allow_many_connections()
     logging.basicConfig(level=logging.WARNING, format="tallystick: %(message)s", stream=sys.stderr)
