@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tallystick.collector import export, lookup, metrics, patience, query
+from tallystick.collector import export, lookup, metrics, openapi, patience, query
 from tallystick.collector.apply import Applier
 from tallystick.collector.journal import Journal, Position
 from tallystick.collector.prices import Prices
@@ -258,6 +258,7 @@ def application(receiver: Receiver, answers: Answers) -> ASGIApp:
             Route("/metrics", answers.metrics),
             Route("/api/v1/budgets", answers.budgets),
             Route("/api/v1/ledger", answers.ledger),
+            Route("/api/v1/openapi.json", _described),
             Route("/api/v1/calls/{id}", answers.call),
             Route("/api/v1/traces/{id}", answers.trace),
             Route("/api/v1/reprice", answers.reprice, methods=["POST"]),
@@ -265,6 +266,10 @@ def application(receiver: Receiver, answers: Answers) -> ASGIApp:
         ],
         exception_handlers={404: _not_found, 405: _not_allowed, 500: _broken},
     ))  # fmt: skip
+
+
+async def _described(_request: Request) -> Response:
+    return _json(200, openapi.document(RANGED))
 
 
 async def _not_found(request: Request, _: Exception) -> Response:
