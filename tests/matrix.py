@@ -46,6 +46,7 @@ SURFACES = [
     "test_failures.py",
     "test_coexistence.py",
     "test_foreign.py",
+    "test_mend.py",
     "test_surfaces.py",
     "test_units.py",
     "test_websockets.py",
