@@ -11,6 +11,7 @@
     │   ├── CollectorUnreachableError
     │   ├── CollectorRefusedError
     │   └── UnknownCallError       no call has the id that was asked for
+    ├── ReportError                a provider's own cost report cannot be had
     ├── StoreError
     │   ├── StoreLockedError       another process holds the data folder
     │   └── StoreTooNewError       the file was written by a newer tallystick
@@ -94,6 +95,10 @@ class UnknownCallError(CollectorError):
             f"no call has the id {call} ({detail}); the Calls page and GET /api/v1/calls list the ids that are there"
         )
         self.call = call
+
+
+class ReportError(TallystickError):
+    """A provider's own cost report cannot be had, or not be read."""
 
 
 class StoreError(TallystickError):

@@ -84,6 +84,8 @@ UNIT = (
     "id", "provider", "model", "api", "at", "usage", "params", "estimated", "cost_usd", "cost_status", "price_version",
     "receipt",
 )  # fmt: skip
+UNIT_OF_CALL = ("service", "environment", "feature", "user", "session", "prompt", "key", "caller")
+"""What a unit's call says of it, in an answer that lists units alone."""
 ATTEMPT = ("number", "started_at", "duration_ms", "status", "outcome", "request_id", "retry_after_s")
 ALERT = ("threshold", "spent_usd", "raised_at", "state", "delivered_at", "deliveries", "error")
 ORDERS = {
@@ -246,7 +248,18 @@ def call(ask: Ask, call_id: str) -> Json:
         FROM units WHERE trace_id = ? AND call_id = ? ORDER BY position
     """
     units = [_named(UNIT, row) for row in ask(sql, [found["trace_id"], found["id"]])]
-    needed = [form_id_of(unit["receipt"]) for unit in units]
+    _open_units(ask, units)
+    revisions = _revisions(ask, found)
+    for position, unit in enumerate(units):
+        unit["revisions"] = revisions.get(position, [])
+    sql = f"SELECT {', '.join(ATTEMPT)} FROM attempts WHERE trace_id = ? AND call_id = ? ORDER BY number, started_at"
+    attempts = [_named(ATTEMPT, row) for row in ask(sql, [found["trace_id"], found["id"]])]
+    return {"call": found, "units": units, "attempts": attempts}
+
+
+def _open_units(ask: Ask, units: list[Json]) -> None:
+    """Turn what is stored as text into objects: usage, params, receipt."""
+    needed = sorted({form_id for unit in units if (form_id := form_id_of(unit["receipt"])) is not None})
     forms: dict[str, str] = dict(
         ask("SELECT id, form FROM receipt_forms WHERE id IN (SELECT unnest(?::VARCHAR[]))", [needed])
     )
@@ -254,12 +267,45 @@ def call(ask: Ask, call_id: str) -> Json:
         for name in ("usage", "params"):
             unit[name] = None if unit[name] is None else json.loads(unit[name])
         unit["receipt"] = None if unit["receipt"] is None else unfold(unit["receipt"], forms)
-    revisions = _revisions(ask, found)
-    for position, unit in enumerate(units):
-        unit["revisions"] = revisions.get(position, [])
-    sql = f"SELECT {', '.join(ATTEMPT)} FROM attempts WHERE trace_id = ? AND call_id = ? ORDER BY number, started_at"
-    attempts = [_named(ATTEMPT, row) for row in ask(sql, [found["trace_id"], found["id"]])]
-    return {"call": found, "units": units, "attempts": attempts}
+
+
+def units(ask: Ask, params: Params, now: datetime) -> Json:
+    """The billable responses of the calls in the range, in the order of their calls, with receipts; a page of them."""
+    asked = _range(params, now, "limit", "cursor")
+    limit = _integer(asked.rest, "limit", LIMIT_MAX, 1, ROWS_MAX)
+    columns = ", ".join(f"calls.{COLUMNS[name]}" for name in UNIT_OF_CALL)
+    order = "epoch_us(calls.started_at), units.trace_id, units.call_id, units.position"
+    where, values = "", list(asked.values)
+    if asked.rest.get("cursor"):
+        where, values = f"WHERE ({order}) > (?, ?, ?, ?)", [*values, *_opened_unit(asked.rest["cursor"])]
+    sql = f"""
+        SELECT units.unit_id, units.provider, units.model, units.api, units.answered_at, units.usage, units.params,
+            units.estimated, units.cost_usd, units.cost_status, units.price_version, units.receipt, {columns}, {order}
+        FROM (SELECT * FROM calls WHERE {asked.where}) AS calls
+        JOIN units ON units.trace_id = calls.trace_id AND units.call_id = calls.id {where}
+        ORDER BY {order} LIMIT {limit + 1}
+    """
+    rows = ask(sql, values)
+    page = [_named((*UNIT, *UNIT_OF_CALL, "at_us", "trace_id", "call_id", "position"), row) for row in rows[:limit]]
+    following = None
+    if len(rows) > limit:
+        last = [page[-1][name] for name in ("at_us", "trace_id", "call_id", "position")]
+        following = base64.urlsafe_b64encode(json.dumps(last).encode()).decode().rstrip("=")
+    for unit in page:
+        del unit["at_us"]
+    _open_units(ask, page)
+    return {"rows": page, "next_cursor": following}
+
+
+def _opened_unit(cursor: str) -> list[Any]:
+    try:
+        opened = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except (ValueError, RecursionError, binascii.Error):
+        opened = None
+    kinds = [int, str, str, int]
+    if not isinstance(opened, list) or [type(part) for part in opened] != kinds or not 0 <= opened[0] < 2**63:
+        raise BadParameterError("cursor is not one that this question gave; begin again without it")
+    return opened
 
 
 def _revisions(ask: Ask, found: Json) -> dict[int, list[Json]]:

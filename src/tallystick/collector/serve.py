@@ -46,6 +46,7 @@ RANGED = {
     "calls": query.calls,
     "dimensions": query.dimensions,
     "alerts": query.alerts,
+    "units": query.units,
     "spans": lookup.spans,
 }
 
