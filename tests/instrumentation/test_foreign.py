@@ -382,3 +382,17 @@ def test_a_client_shared_with_an_sdk_sends_the_apps_other_requests_as_they_are(l
         ("shop.example", False),
     ]
     assert len(ledger.calls()) == len(ledger.attempts()) == 1
+
+
+@pytest.mark.swallows
+def test_an_answer_that_we_cannot_read_still_ends_its_call(
+    ledger: Any, provider: Provider, http: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(_call.Call, "answered", fault)
+    with http.Client() as client:
+        assert client.post(**asked(provider, "chat")).json()["usage"]
+
+    assert (len(ledger.calls()), len(ledger.attempts())) == (1, 1)

@@ -68,7 +68,7 @@ class Sends:
             raise
         finally:
             call.leave(token)
-        with guard("the reading of an answer"):
+        with guard("the end of a call"):
             _read(call, response, asynchronous=False)
         return response
 
@@ -82,7 +82,7 @@ class Sends:
             raise
         finally:
             call.leave(token)
-        with guard("the reading of an answer"):
+        with guard("the end of a call"):
             _read(call, response, asynchronous=True)
         return response
 
@@ -168,7 +168,8 @@ def _key(headers: Mapping[str, str]) -> str | None:
 def _read(call: Call, response: Any, *, asynchronous: bool) -> None:
     """Read the answer of a foreign call: its status is all that tells a failure, for the client raises nothing."""
     if response.is_success:
-        call.answered(response, asynchronous=asynchronous)
+        with guard("the reading of an answer"):
+            call.answered(response, asynchronous=asynchronous)
         call.returned()
         return
     body = _json(response.content) if response.is_stream_consumed else {}
