@@ -18,6 +18,7 @@ from opentelemetry.trace import INVALID_SPAN_CONTEXT
 
 import tallystick
 from fakes.provider import Provider
+from tallystick.instrumentation import _attempts, _hooks, _links, _markers
 from tallystick.instrumentation._digests import Digests, Look
 from tallystick.instrumentation._links import QUOTED_WITHIN_S, WITHIN_S, Asked, decide
 from tallystick.model.failures import Outcome
@@ -331,3 +332,29 @@ async def test_samples_within_one_span_are_no_chain(
         await chat(client)
 
     assert links(ledger) == [NONE] * 5
+
+
+OURS = [
+    (Digests, "look"), (_hooks, "follow"), (_links.Scope, "began"), (_links.Scope, "ended"), (_links, "decide"),
+    (_attempts, "answer_facts"), (_attempts, "rate_limits"), (_attempts._Sending, "begins"),
+    (_markers, "scope_here"), (_markers, "caller"),
+]  # fmt: skip
+
+
+@pytest.mark.swallows
+@pytest.mark.parametrize(("place", "name"), OURS, ids=[name for _, name in OURS])
+def test_a_fault_of_ours_costs_a_detail_not_the_call(
+    place: Any, name: str, ledger: Any, provider: Provider, oai: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(place, name, fault)
+    provider.script("500,200")
+    with pytest.raises(openai.InternalServerError):
+        chat(oai.with_options(max_retries=0))
+    assert chat(oai).id
+    tallystick.bad_output()
+
+    assert [call.outcome for call in ledger.calls()] == ["server_error", "ok"]
+    assert len(ledger.attempts()) == 2
