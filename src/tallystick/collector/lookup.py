@@ -103,7 +103,8 @@ def trace(ask: Ask, trace_id: str) -> Json:
     calls = [_named(tuple(CALL), row) for row in ask(sql, [wanted])]
     attempted = ("id", "call_id", *ATTEMPT)
     sql = f"""
-        SELECT {", ".join(attempted)} FROM attempts WHERE trace_id = ? ORDER BY started_at, number, id LIMIT {TRACE_ROWS_MAX}
+        SELECT {", ".join(attempted)} FROM attempts WHERE trace_id = ?
+        ORDER BY started_at, number, id LIMIT {TRACE_ROWS_MAX}
     """
     attempts = [_named(attempted, row) for row in ask(sql, [wanted])]
     sql = f"SELECT {', '.join(SPAN)} FROM spans WHERE trace_id = ? ORDER BY started_at, id LIMIT {TRACE_ROWS_MAX}"

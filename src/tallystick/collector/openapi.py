@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from importlib.metadata import version
 from typing import Any
 
-from tallystick import __version__
 from tallystick.collector.query import BUCKETS, COLUMNS, ORDERS
 
 Schema = Mapping[str, Any]
@@ -57,7 +57,7 @@ def document(questions: Iterable[str]) -> dict[str, Any]:
     paths |= {path: {"post": _operation(told, path)} for path, told in POSTS.items()}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Tallystick collector", "version": __version__},
+        "info": {"title": "Tallystick collector", "version": version("tallystick")},
         "paths": paths,
         "components": {"schemas": {"Error": _ERROR}},
     }

@@ -12,10 +12,10 @@ import shutil
 import tarfile
 import time
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
-from tallystick import __version__
 from tallystick.collector.apply import Applier
 from tallystick.collector.decode import Decoder
 from tallystick.collector.folder import Folder, own, sync_folder
@@ -112,7 +112,7 @@ def _copy(tar: tarfile.TarFile, sizes: Mapping[Path, int]) -> int:
         name = f"journal/{path.name}"
         _add(tar, name, data)
         segments[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    made = {"tallystick": __version__, "made_at_ns": time.time_ns(), "segments": segments}
+    made = {"tallystick": version("tallystick"), "made_at_ns": time.time_ns(), "segments": segments}
     _add(tar, MANIFEST, json.dumps(made, indent=1).encode())
     return sum(segment["bytes"] for segment in segments.values())
 
