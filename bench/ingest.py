@@ -4,12 +4,14 @@
 
 A real collector in a process of its own, fed from this one over loopback: 512 spans a request; of four spans one is a
 call with a unit that is priced, one its attempt, two are others. CPU per span is the collector's own and
-depends less on what else the machine does than rates do. ``--rate`` holds the feed at so many spans a second.
+depends less on what else the machine does than rates do.  What the steps take of it is measured in this process, over
+the same bodies.  ``--rate`` holds the feed at so many spans a second.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import random
@@ -18,13 +20,25 @@ import tempfile
 import threading
 import time
 from http.client import HTTPConnection
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from fakes.collector import Running, collector_process, otlp_request, otlp_span, otlp_unit
+from tallystick.collector.decode import Batch, Decoder
+from tallystick.collector.journal import Position
+from tallystick.collector.spans import rejections
+from tallystick.collector.store import Store
+from tallystick.model.receipt import Receipt
+from tallystick.pricing import load_book, price
 
 REQUEST_SPANS = 512
+GROUP = 40
+"""Requests that are stored together when many wait."""
 MODELS = ("claude-sonnet-4-5", "claude-haiku-4-5", "claude-opus-4-5")
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -76,6 +90,10 @@ def memory_mb(pid: int, what: str) -> int:
     return 0
 
 
+def disk_bytes(running: Running) -> int:
+    return sum(path.stat().st_size for path in running.data.rglob("tallystick.duckdb*"))
+
+
 def feed(running: Running, bodies: list[bytes], connections: int, rate: float) -> list[float]:
     """Send all; return how long each acknowledgement took, in ms."""
     waits: list[float] = []
@@ -108,6 +126,40 @@ def feed(running: Running, bodies: list[bytes], connections: int, rate: float) -
     return waits
 
 
+def steps_us(bodies: list[bytes]) -> dict[str, float]:
+    """Return the CPU of each step, in us a span."""
+    pa.array([0])  # loads pandas where it is installed, as the collector does before it listens
+    book, now = load_book(), time.time_ns()
+    taken = dict.fromkeys(("check", "normalise", "price", "store"), 0.0)
+
+    def timed_price(*args: Any, **params: Any) -> Receipt:
+        at = time.thread_time_ns()
+        receipt = price(*args, book=book, **params)
+        taken["price"] += time.thread_time_ns() - at
+        return receipt
+
+    decoder = Decoder(timed_price, 100_000, 256)
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder) / "steps.duckdb", memory_limit_mb=400)
+        for first in range(0, len(bodies), GROUP):
+            group = bodies[first : first + GROUP]
+            times = [time.process_time_ns()]
+            for payload in group:
+                rejections(payload, now, 100_000, 256)
+            times.append(time.process_time_ns())
+            batch = Batch()
+            for payload in group:
+                batch.extend(decoder.decode(payload, now))
+            times.append(time.process_time_ns())
+            store.apply(batch, Position(1, first + 1))
+            times.append(time.process_time_ns())
+            for name, (start, end) in zip(("check", "normalise", "store"), pairwise(times), strict=True):
+                taken[name] += end - start
+        store.close()
+    taken["normalise"] -= taken["price"]
+    return {name: ns / 1000 / (len(bodies) * REQUEST_SPANS) for name, ns in taken.items()}
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--spans", type=int, default=51_200)
@@ -126,14 +178,20 @@ def main() -> None:
         stored_s, stored_cpu = time.monotonic() - at, cpu_s(running.pid) - cpu
         totals = running.ask("totals")
         assert totals["calls"] == (spans + REQUEST_SPANS) // 4, totals
-        data = sum(path.stat().st_size for path in running.data.rglob("tallystick.duckdb*"))
+        hot = disk_bytes(running)
         print(f"{spans} spans, {REQUEST_SPANS} a request, {sum(map(len, bodies)) / spans:.0f} bytes each on the wire")
         p50, p99 = waits[len(waits) // 2], waits[int(len(waits) * 0.99)]
         print(f"acknowledged  {spans / acked_s:10,.0f} spans/s   p50 {p50:.1f} ms  p99 {p99:.1f} ms")
         print(f"stored        {spans / stored_s:10,.0f} spans/s   {stored_s - acked_s:.2f} s after the last of them")
         print(f"cpu           {stored_cpu / spans * 1e6:10.1f} us/span, wire to committed row")
         print(f"memory        {memory_mb(running.pid, 'VmRSS'):10} MB, {memory_mb(running.pid, 'VmHWM')} MB at most")
-        print(f"disk          {data / spans:10.0f} bytes/span in DuckDB, before a checkpoint")
+        assert running.process is not None, "it has one of its own"
+        running.process.terminate()
+        running.process.wait()
+        cold = disk_bytes(running)
+        print(f"disk          {cold / spans:10.0f} bytes/span in DuckDB, {hot / spans:.0f} before a checkpoint")
+    gc.set_threshold(50_000, 20, 50)  # as the collector has it
+    print("steps        ", ", ".join(f"{name} {us:.1f}" for name, us in steps_us(bodies).items()), "us/span")
 
 
 if __name__ == "__main__":

