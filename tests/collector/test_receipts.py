@@ -28,7 +28,8 @@ def _round_trip(receipt: Receipt, status: str | None = None) -> tuple[str, str]:
     """Return the receipt as JSON before and after; the order of the keys counts too."""
     forms = Forms()
     text = forms.fold(receipt, status or receipt.status.value)
-    return json.dumps({**receipt.as_dict(), "status": status or receipt.status.value}), json.dumps(unfold(text, forms.take()))
+    before = {**receipt.as_dict(), "status": status or receipt.status.value}
+    return json.dumps(before), json.dumps(unfold(text, forms.take()))
 
 
 @given(COUNT, COUNT, COUNT, COUNT, st.sampled_from([{}, {"batch": True}, {"geo": "us"}, {"estimated": True}]))
