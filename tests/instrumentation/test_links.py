@@ -20,7 +20,7 @@ import tallystick
 from fakes.provider import Provider
 from tallystick.instrumentation import _attempts, _hooks, _links, _markers
 from tallystick.instrumentation._digests import Digests, Look
-from tallystick.instrumentation._links import QUOTED_WITHIN_S, WITHIN_S, Asked, decide
+from tallystick.instrumentation._links import QUOTED_WITHIN_S, WITHIN_S, Asked, Scope, decide
 from tallystick.model.failures import Outcome
 
 GPT, CLAUDE = "gpt-4o-mini", "claude-haiku-4-5"
@@ -358,3 +358,19 @@ def test_a_fault_of_ours_costs_a_detail_not_the_call(
 
     assert [call.outcome for call in ledger.calls()] == ["server_error", "ok"]
     assert len(ledger.attempts()) == 2
+
+
+def test_a_call_whose_end_was_lost_does_not_end_all_links() -> None:
+    scope = Scope()
+
+    def begin() -> Asked:
+        asked = replace(FAILED, started_s=time.monotonic(), ended_s=None)
+        scope.began(asked, {}, lambda _before, _error: None)
+        return asked
+
+    begin()  # and nobody ever says that it ended
+    begin()
+    failed = begin()
+    scope.ended(failed, Outcome.RATE_LIMITED)
+
+    assert scope.began(replace(NOW, started_s=time.monotonic()), {}, lambda _before, _error: None) is not None

@@ -52,7 +52,7 @@ class Kind(StrEnum):
     RE_ASK = "re_ask"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class Asked:
     """A call as far as links are concerned."""
 
@@ -149,7 +149,8 @@ class Scope:
 
     def __init__(self) -> None:
         self.last: Asked | None = None
-        self._flying = 0
+        # Weak: a call whose end never came to us must not make all later ones look as if they ran beside it.
+        self._flying: weakref.WeakSet[Asked] = weakref.WeakSet()
         self._lock = threading.Lock()
 
     def began(self, asked: Asked, request: Mapping[str, Any], notice: Notice) -> Link | None:
@@ -161,9 +162,9 @@ class Scope:
         asked.handled = id(error)
         with self._lock:
             # Calls side by side are no chain, nor is one of them the last.
-            before, self.last = self.last, None if self._flying else asked
-            alone = self._flying == 0
-            self._flying += 1
+            alone = not self._flying
+            before, self.last = self.last, asked if alone else None
+            self._flying.add(asked)
         if before is None or not alone:
             return None
         if error is not None and before.handled != id(error) and is_unusable_error(error):
@@ -176,7 +177,7 @@ class Scope:
     def ended(self, asked: Asked, outcome: Outcome) -> None:
         """Take a call's end."""
         with self._lock:
-            self._flying -= 1
+            self._flying.discard(asked)
             if self._flying:
                 self.last = None
             asked.outcome = outcome
