@@ -33,7 +33,7 @@ from tallystick.instrumentation._guard import guard
 from tallystick.instrumentation._otlp import encode_request, encode_resource, encode_scope, encode_span
 from tallystick.instrumentation._settings import Settings
 from tallystick.instrumentation._spool import Spool
-from tallystick.model.attributes import ATTEMPT, ENVIRONMENT, SCOPE, SERVICE
+from tallystick.model.attributes import ATTEMPT, ENVIRONMENT, ERROR_TYPE, SCOPE, SERVICE
 
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _ids = random.SystemRandom()  # a forked worker must not repeat its parent's
@@ -135,7 +135,7 @@ class _AttemptsToSpool(SpanProcessor):
             parent_id = span.parent.span_id if span.parent else 0
             kept = attempt_attributes(span, attributes)
             times = (span.start_time or 0, span.end_time or 0)
-            failed = span.status.status_code is StatusCode.ERROR
+            failed = span.status.status_code is StatusCode.ERROR or ERROR_TYPE in kept
             self._tracing.write(encode_span(span.name, context, parent_id, *times, kept, failed=failed))
 
     def force_flush(self, timeout_millis: int = 0) -> bool:
