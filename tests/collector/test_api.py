@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from fakes.collector import Running, otlp_call, otlp_unit, running_collector
+from tallystick.collector.decode import HEADROOM
 from tallystick.errors import CollectorRefusedError
 
 USAGE = {"input_tokens": 1200, "output_tokens": 350}
@@ -156,6 +157,8 @@ def test_a_call_is_shown_whole(collector: Running) -> None:
         "output_tokens": 350, "reasoning_tokens": 0, "service": "shop", "environment": "prod", "feature": "chat",
         "user": "u1", "session": "s1", "prompt": "greet", "key": "a1b2c3d4…9xyz", "caller": "shop.chat:answer",
         "tags": {"tenant": "acme", "odd name'": "x"}, "finish_reasons": ["end_turn"],
+        "max_tokens": None, "digest": None, "template": None, "request_characters": None, "tools_characters": None,
+        "messages": None, "chain": CALL_ID, "link": None, "link_index": None,
     }  # fmt: skip
     (unit,) = answer["units"]
     assert unit["usage"] == USAGE
@@ -168,6 +171,7 @@ def test_a_call_is_shown_whole(collector: Running) -> None:
     assert datetime.fromisoformat(attempt.pop("started_at"))
     assert attempt == {
         "number": 0, "duration_ms": 100.0, "status": 200, "outcome": "ok", "request_id": "req_1", "retry_after_s": None,
+        "waited_s": None, "should_retry": None, "code": None, **dict.fromkeys(column for column, _ in HEADROOM),
     }  # fmt: skip
 
 

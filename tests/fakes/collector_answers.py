@@ -37,6 +37,10 @@ FILTERS = (
     "caller",
     "outcome",
     "cost_status",
+    "template",
+    "digest",
+    "chain",
+    "link",
 )
 TOKENS = ("input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
 # USD for a million tokens: input, cache read, cache write, output.
@@ -47,6 +51,11 @@ RATES = {
     "gpt-4.1": ("openai", "2", "0.5", "0", "8"),
     "text-embedding-3-small": ("openai", "0.02", "0", "0", "0"),
 }
+LIMITS = ("requests", "tokens", "input_tokens", "output_tokens")
+UNTOLD = dict.fromkeys(("waited_s", "should_retry", "code"), None) | {
+    f"{what}_{figure}": None for what in LIMITS for figure in ("limit", "remaining")
+}
+"""What an attempt may tell, and these do not."""
 HOSTILE = "<img src=x onerror=alert(1)>**bold** ![x](https://example.invalid/p.png) [go](javascript:alert(1)) $1$"
 """A name that would do harm on a page that renders data as HTML or markdown."""
 
@@ -100,6 +109,7 @@ def call(number: int, at: datetime, **changes: Any) -> Row:
             "outcome": "ok",
             "request_id": f"req_{number}",
             "retry_after_s": None,
+            **UNTOLD,
         }
     ]
     row = {
@@ -132,6 +142,15 @@ def call(number: int, at: datetime, **changes: Any) -> Row:
         "caller": "shop.chat:answer",
         "tags": {"tenant": "acme"},
         "finish_reasons": ["end_turn"],
+        "max_tokens": None,
+        "digest": None,
+        "template": None,
+        "request_characters": None,
+        "tools_characters": None,
+        "messages": None,
+        "chain": f"{number:016x}",
+        "link": None,
+        "link_index": None,
     }
     row |= changes
     row["_attempts"] = attempts
@@ -275,6 +294,7 @@ def _attempt(number: int, at: datetime, duration: float, status: int | None, out
         "outcome": outcome,
         "request_id": None if status is None else f"req_{int(at.timestamp() * 1000):x}",
         "retry_after_s": asked,
+        **UNTOLD,
     }
 
 

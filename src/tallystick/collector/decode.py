@@ -69,8 +69,18 @@ TAKEN = frozenset({
     names.RESPONSE_FINISH_REASONS, names.RESPONSE_FIRST_CHUNK, names.INPUT_TOKENS, names.OUTPUT_TOKENS,
     names.CACHE_READ_TOKENS, names.CACHE_WRITE_TOKENS, names.REASONING_TOKENS, names.COST_AMOUNT, names.COST_CURRENCY,
     names.COST_STATUS, names.PROMPT_NAME, names.EXCEPTION_TYPE, names.OUTCOME, names.ERROR_CODE, names.ATTEMPTS,
-    names.FEATURE, names.USER, names.SESSION, names.CALLER, names.KEY, names.UNITS,
+    names.FEATURE, names.USER, names.SESSION, names.CALLER, names.KEY, names.UNITS, names.REQUEST_MAX_TOKENS,
+    names.REQUEST_DIGEST, names.PREFIX_DIGESTS, names.TEMPLATE, names.REQUEST_CHARACTERS,
+    names.REQUEST_TOOLS_CHARACTERS, names.REQUEST_MESSAGES, names.LINK_ID, names.LINK_KIND, names.LINK_INDEX,
 })  # fmt: skip
+
+# The columns of what a provider said of its rate limits, and where it stands.
+HEADROOM = tuple(
+    (f"{what}_{figure}", f"{names.RATE_LIMIT_PREFIX}{what}.{figure}")
+    for what in ("requests", "tokens", "input_tokens", "output_tokens")
+    for figure in ("limit", "remaining")
+)
+PREFIXES_MAX = 32
 
 
 @dataclass(slots=True)
@@ -276,6 +286,7 @@ def _base(span: Any, received_ns: int) -> Row:
 def _call(row: Row, span: Any, found: wire.Attributes, scoped: wire.Scoped, emission: Emission) -> Row:
     first_chunk_s = _number(found.get(names.RESPONSE_FIRST_CHUNK))
     latency_ms = row.pop("duration_ms")
+    prefixes, prefix_characters = _prefixes(found.get(names.PREFIX_DIGESTS))
     return {
         **row,
         "latency_ms": latency_ms,
@@ -299,6 +310,17 @@ def _call(row: Row, span: Any, found: wire.Attributes, scoped: wire.Scoped, emis
         "caller": _text(found.get(names.CALLER)),
         "tags": _tags(found),
         "finish_reasons": _texts(found.get(names.RESPONSE_FINISH_REASONS)),
+        "max_tokens": _count(found.get(names.REQUEST_MAX_TOKENS), None),
+        "digest": _text(found.get(names.REQUEST_DIGEST)),
+        "template": _text(found.get(names.TEMPLATE)),
+        "prefixes": prefixes,
+        "prefix_characters": prefix_characters,
+        "request_characters": _count(found.get(names.REQUEST_CHARACTERS), None),
+        "tools_characters": _count(found.get(names.REQUEST_TOOLS_CHARACTERS), None),
+        "messages": _count(found.get(names.REQUEST_MESSAGES), None),
+        "chain": _text(found.get(names.LINK_ID)) or row["id"],
+        "link": _text(found.get(names.LINK_KIND)),
+        "link_index": _count(found.get(names.LINK_INDEX), None),
         "source": emission.source,
         "precedence": emission.precedence,
         "attributes": _left(found, TAKEN),
@@ -315,6 +337,10 @@ def _attempt(row: Row, found: wire.Attributes) -> Row:
         "request_id": _text(found.get(names.REQUEST_ID)),
         "retry_after_s": _number(found.get(names.RETRY_AFTER_S)),
         "error_type": _text(found.get(names.ERROR_TYPE)),
+        "code": _text(found.get(names.ATTEMPT_CODE)),
+        "waited_s": _number(found.get(names.WAITED_S)),
+        "should_retry": should_retry if isinstance(should_retry := found.get(names.SHOULD_RETRY), bool) else None,
+        **{column: _whole(found.get(name)) for column, name in HEADROOM},
     }
 
 
@@ -355,6 +381,19 @@ def _unit_of_usage(call: Row, found: wire.Attributes, emission: Emission) -> Row
         "usage": emission.usage,
         "params": {},
     }
+
+
+def _prefixes(text: Any) -> tuple[list[int], list[int]]:
+    """Return the digests of a prompt's beginnings and their sizes in characters; none when they cannot be read."""
+    try:
+        pairs = json.loads(text) if isinstance(text, str) else []
+        digests = [int(digest, 16) for digest, _ in pairs[:PREFIXES_MAX]]
+        characters = [_count(size, None) for _, size in pairs[:PREFIXES_MAX]]
+    except (ValueError, TypeError, RecursionError):
+        return [], []
+    if None in characters or not all(0 <= digest < 2**64 for digest in digests):
+        return [], []
+    return digests, characters
 
 
 def _outcome(found: wire.Attributes, span: Any) -> str:
@@ -414,6 +453,10 @@ def _number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if 0 <= value < COUNT_MAX else None
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= COUNT_MAX else None
 
 
 def _count(value: Any, default: Any) -> Any:

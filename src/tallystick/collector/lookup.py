@@ -9,6 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from tallystick.collector.decode import HEADROOM
 from tallystick.collector.query import (
     ATTEMPT,
     CALL,
@@ -38,11 +39,16 @@ OF_CALLS: Mapping[str, str] = {
     names.COST_AMOUNT: "cost_usd", names.COST_STATUS: "cost_status", names.PROMPT_NAME: "prompt",
     names.EXCEPTION_TYPE: "exception", names.OUTCOME: "outcome", names.ERROR_CODE: "error_code",
     names.ATTEMPTS: "attempts", names.FEATURE: "feature", names.USER: "user_id", names.SESSION: "session_id",
-    names.CALLER: "caller", names.KEY: "key_id",
+    names.CALLER: "caller", names.KEY: "key_id", names.REQUEST_MAX_TOKENS: "max_tokens",
+    names.REQUEST_DIGEST: "digest", names.TEMPLATE: "template", names.REQUEST_CHARACTERS: "request_characters",
+    names.REQUEST_TOOLS_CHARACTERS: "tools_characters", names.REQUEST_MESSAGES: "messages",
+    names.LINK_ID: "nullif(chain, id)", names.LINK_KIND: "link", names.LINK_INDEX: "link_index",
 }  # fmt: skip
 OF_ATTEMPTS: Mapping[str, str] = {
     names.RESEND_COUNT: "number", names.STATUS_CODE: "status", names.ATTEMPT_OUTCOME: "outcome",
     names.REQUEST_ID: "request_id", names.RETRY_AFTER_S: "retry_after_s", names.ERROR_TYPE: "error_type",
+    names.ATTEMPT_CODE: "code", names.WAITED_S: "waited_s", names.SHOULD_RETRY: "should_retry",
+    **{name: column for column, name in HEADROOM},
 }  # fmt: skip
 # A call of another emitter is there as a span too, and counts as one.
 TABLES: Mapping[str, tuple[str, str]] = {

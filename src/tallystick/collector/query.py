@@ -38,6 +38,10 @@ COLUMNS = {
     "caller": "caller",
     "outcome": "outcome",
     "cost_status": "cost_status",
+    "template": "template",
+    "digest": "digest",
+    "chain": "chain",
+    "link": "link",
 }
 TAG = "tag."
 FAILED = "failed"
@@ -78,7 +82,8 @@ CALL = {name: COLUMNS.get(name, name) for name in (
     "id", "trace_id", "parent_id", "started_at", "latency_ms", "first_chunk_ms", "operation", "provider", "model",
     "response_model", "outcome", "error_code", "exception", "stream", "attempts", "units", "cost_usd", "cost_status",
     "input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", "service",
-    "environment", "feature", "user", "session", "prompt", "key", "caller", "tags", "finish_reasons",
+    "environment", "feature", "user", "session", "prompt", "key", "caller", "tags", "finish_reasons", "max_tokens",
+    "digest", "template", "request_characters", "tools_characters", "messages", "chain", "link", "link_index",
 )}  # fmt: skip
 UNIT = (
     "id", "provider", "model", "api", "at", "usage", "params", "estimated", "cost_usd", "cost_status", "price_version",
@@ -86,7 +91,11 @@ UNIT = (
 )  # fmt: skip
 UNIT_OF_CALL = ("service", "environment", "feature", "user", "session", "prompt", "key", "caller")
 """What a unit's call says of it, in an answer that lists units alone."""
-ATTEMPT = ("number", "started_at", "duration_ms", "status", "outcome", "request_id", "retry_after_s")
+ATTEMPT = (
+    "number", "started_at", "duration_ms", "status", "outcome", "request_id", "retry_after_s", "waited_s",
+    "should_retry", "code", "requests_limit", "requests_remaining", "tokens_limit", "tokens_remaining",
+    "input_tokens_limit", "input_tokens_remaining", "output_tokens_limit", "output_tokens_remaining",
+)  # fmt: skip
 ALERT = ("threshold", "spent_usd", "raised_at", "state", "delivered_at", "deliveries", "error")
 ORDERS = {
     "-started_at": ("epoch_us(started_at)", "DESC"),

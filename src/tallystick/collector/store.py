@@ -30,7 +30,7 @@ from tallystick.errors import StoreError, StoreTooNewError
 
 log = logging.getLogger("tallystick.store")
 
-SCHEMA = 3
+SCHEMA = 4
 FILE_VERSION = "v1.5.0"
 """The oldest storage format that both 1.5 and 2.x read and write; DuckDB 1.5's own default is older and slower."""
 WAL_BYTES = "64MB"
@@ -506,6 +506,8 @@ ARROW = {
     "INTEGER": pa.int32(),
     "BIGINT": pa.int64(),
     "DECIMAL(18,12)": pa.decimal128(18, 12),
+    "UBIGINT[]": pa.list_(pa.uint64()),
+    "INTEGER[]": pa.list_(pa.int32()),
     "VARCHAR[]": pa.list_(pa.string()),
     "MAP(VARCHAR, VARCHAR)": pa.map_(pa.string(), pa.string()),
 }

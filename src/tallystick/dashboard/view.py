@@ -34,6 +34,10 @@ FILTERS = (
     "caller",
     "outcome",
     "cost_status",
+    "template",
+    "digest",
+    "chain",
+    "link",
 )
 GROUPABLE = tuple(name for name in FILTERS if name != "cost_status")
 ORDERS = {
