@@ -11,20 +11,16 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from decimal import ROUND_HALF_EVEN, Context, Decimal
-from operator import attrgetter
 from typing import Any
 
 from tallystick.model.receipt import Receipt
-from tallystick.model.usage import Usage
 
 FORMS_MAX = 10_000
 """With more forms than this, something in them is not shared; further receipts are kept whole."""
 EXACT = Context(prec=28, rounding=ROUND_HALF_EVEN)
 ZERO, ONE = Decimal(0), Decimal(1)
-COUNTS = tuple(field.name for field in fields(Usage))
-counts_of = attrgetter(*COUNTS)
 ENCODER = json.JSONEncoder(separators=(",", ":"), default=str, ensure_ascii=False)
 
 
@@ -45,7 +41,7 @@ class Forms:
         """Return what a unit keeps of ``receipt``; the form that it needs is in ``used`` then."""
         if not _is_derivable(receipt):
             return whole(receipt, status)
-        counts = counts_of(receipt.usage) if receipt.usage is not None else None
+        counts = receipt.usage
         key = (
             receipt.provider, receipt.model, status, receipt.price_version, receipt.notes, receipt.reason,
             None if counts is None else tuple(map(bool, counts)),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class Usage(NamedTuple):
     """Counts of one billable response, as the provider reported them, in the inclusive convention.
 
     ``input_tokens`` is everything that was read, cache reads and cache writes included; ``output_tokens`` is everything
@@ -32,4 +31,4 @@ class Usage:
 
     def as_dict(self) -> dict[str, int]:
         """Return the counts that are not zero, by name."""
-        return {field.name: count for field in fields(self) if (count := getattr(self, field.name))}
+        return {name: count for name, count in zip(self._fields, self, strict=True) if count}

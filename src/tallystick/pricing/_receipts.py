@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Context, Decimal, DivisionByZero, InvalidOperation, Overflow
-from typing import Any
+from typing import Any, NamedTuple
 
 from tallystick.errors import SettingsError
 from tallystick.model.receipt import CostStatus, Line, Receipt
@@ -47,8 +47,7 @@ class Refusal:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
+class Case(NamedTuple):
     """The circumstances of a call that move its price."""
 
     when: str

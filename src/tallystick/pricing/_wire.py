@@ -8,9 +8,8 @@ the whole that it is part of is refused: a wrong figure is worse than none.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from tallystick.model.usage import Usage
 
@@ -22,8 +21,7 @@ class Refused(Exception):  # noqa: N818 -- it is an answer inside this room, nev
     """The usage cannot be priced; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """What one model is charged for: the answering model, or an advisor's."""
 
     counts: Counts
@@ -34,8 +32,7 @@ class Part:
     label: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class Reading(NamedTuple):
     """What one usage object says."""
 
     usage: Usage
@@ -47,7 +44,7 @@ class Reading:
     """What the provider says that it charged."""
     doubt: str | None = None
     """Why the counts may not be the whole truth; the cost is an estimate then."""
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
 
 def whole(wire: Wire, *names: str) -> int:
