@@ -33,7 +33,7 @@ ENVIRONMENTS = {
 }
 VENDORS = ("otel", "openinference", "openllmetry", "logfire", "langfuse")
 TOLD = {"openai", "anthropic", "httpx", "httpx2", "litellm", "instructor", "logfire", "langfuse", "openai-agents"}
-TOOLS = ["pytest>=8.4", "pytest-asyncio", "opentelemetry-proto", "starlette", "uvicorn"]
+TOOLS = ["pytest>=8.4", "pytest-asyncio", "opentelemetry-proto", "opentelemetry-sdk", "starlette", "uvicorn"]
 ORDERS = ("first", "last")
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from typing import Any
 
 import anthropic
+import httpx2
 import openai
 import pytest
 
@@ -114,7 +117,7 @@ class Refusing:
 
     def __init__(self, status: int) -> None:
         self.status_code = status
-        self.headers = {"x-should-retry": "false"}
+        self.headers = httpx2.Headers({"X-Should-Retry": "false"})
 
     @property
     def content(self) -> bytes:
@@ -178,3 +181,47 @@ def test_what_an_error_says_in_words_is_not_kept(ledger: Any, provider: Provider
     text = raised.value.body["message"]  # type: ignore[index]
     assert text
     assert not any(text in str(value) for span in ledger.spans() for value in span.attributes.values())
+
+
+def test_a_finished_attempt_is_on_the_ledger_while_the_sdk_waits_to_ask_again(
+    ledger: Any, provider: Provider, oai: Any
+) -> None:
+    """A process that is killed then has shown what its provider answered."""
+    provider.script("429:retry-after=1,200")
+    calling = threading.Thread(target=chat, args=(oai,))
+    calling.start()
+    while not said(ledger, "outcome"):
+        time.sleep(0.01)
+    waiting = calling.is_alive()
+    calling.join()
+
+    assert waiting
+    assert said(ledger, "outcome") == [("rate_limited",), ("ok",)]
+
+
+def test_the_attempt_of_a_stream_is_on_the_ledger_before_the_stream_has_ended(ledger: Any, oai: Any) -> None:
+    with chat(oai, stream=True) as stream:
+        next(iter(stream))
+
+        assert said(ledger, "outcome") == [("ok",)]
+        assert ledger.calls() == []
+
+
+def test_an_answer_after_which_the_call_goes_on_is_on_the_ledger_then(
+    ledger: Any, provider: Provider, ant: Any
+) -> None:
+    """Client middleware may ask again, or wait, after an answer that seemed to be the last."""
+    seen = []
+
+    def twice(request: Any, call_next: Any) -> Any:
+        call_next(request)
+        seen.append(said(ledger, "outcome"))
+        answer = call_next(request)
+        seen.append(said(ledger, "outcome"))
+        return answer
+
+    message(ant.with_options(middleware=[twice]))
+
+    assert seen == [[], [("ok",)]], "the last is written with its call"
+    assert said(ledger, "outcome") == [("ok",), ("ok",)]
+    assert len(ledger.calls()) == 1

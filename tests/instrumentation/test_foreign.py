@@ -263,8 +263,8 @@ def test_a_library_that_is_imported_later_is_patched_then(
 
 OURS = [
     (_foreign, "current_call"), (_foreign, "route_at"), (_foreign, "_is_named"), (_foreign, "_body"),
-    (_foreign, "_key"), (_foreign, "_read"), (_foreign.AttemptTracing, "_transport"), (_attempts, "_inside"),
-    (_attempts, "_on_request"), (_attempts, "attempt_attributes"), (_call.Call, "refused"),
+    (_foreign, "_key"), (_foreign, "_read"), (_attempts, "_Attempt"), (_attempts._Attempt, "answered"),
+    (_attempts._Attempt, "failed"), (_call.Call, "attempted"), (_call.Call, "refused"),
     (_call, "otel_context"),
 ]  # fmt: skip
 

@@ -14,13 +14,13 @@ import pydantic
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace import INVALID_SPAN_CONTEXT
 
 import tallystick
 from fakes.provider import Provider
 from tallystick.instrumentation import _attempts, _hooks, _links, _markers
 from tallystick.instrumentation._digests import Digests, Look
 from tallystick.instrumentation._links import QUOTED_WITHIN_S, WITHIN_S, Asked, Scope, decide
+from tallystick.instrumentation._otlp import Ids
 from tallystick.model.failures import Outcome
 
 GPT, CLAUDE = "gpt-4o-mini", "claude-haiku-4-5"
@@ -35,7 +35,7 @@ def look(messages: Any = HELLO, model: str = GPT, **more: Any) -> Look:
 
 
 FAILED = Asked(
-    id="a1", context=INVALID_SPAN_CONTEXT, look=look(), provider="openai", model=GPT, api="chat", tags={},
+    id="a1", ids=Ids(0, 0), look=look(), provider="openai", model=GPT, api="chat", tags={},
     started_s=99.0, ended_s=100.0, outcome=Outcome.RATE_LIMITED,
 )  # fmt: skip
 ANSWERED = replace(FAILED, outcome=Outcome.OK)
@@ -336,7 +336,7 @@ async def test_samples_within_one_span_are_no_chain(
 
 OURS = [
     (Digests, "look"), (_hooks, "follow"), (_links.Scope, "began"), (_links.Scope, "ended"), (_links, "decide"),
-    (_attempts, "answer_facts"), (_attempts, "rate_limits"), (_attempts._Sending, "begins"),
+    (_attempts, "answer_facts"), (_attempts, "rate_limits"), (_attempts._Attempt, "_begins"),
     (_markers, "scope_here"), (_markers, "caller"),
 ]  # fmt: skip
 

@@ -6,9 +6,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.trace import SpanContext
 
-from tallystick.instrumentation._otlp import encode_request, encode_resource, encode_scope, encode_span
+from tallystick.instrumentation._otlp import Ids, encode_request, encode_resource, encode_scope, encode_span
 
 INTS = st.integers(-(2**63), 2**63 - 1)
 VALUES = st.one_of(st.text(), st.booleans(), INTS, st.floats(allow_nan=False), st.lists(st.text(), max_size=4))
@@ -29,17 +28,17 @@ def value_of(value: Any) -> Any:
 def test_what_is_written_is_what_protobuf_reads(
     name: str, ids: tuple[int, int, int], times: tuple[int, int], attributes: dict[str, Any], failed: bool
 ) -> None:
-    context = SpanContext(ids[0], ids[1], is_remote=False)
-    encoded = encode_span(name, context, ids[2], *times, attributes, failed=failed)
+    encoded = encode_span(name, Ids(ids[0], ids[1]), ids[2], *times, attributes, failed=failed)
     resource, scope = encode_resource({"service.name": "shop"}), encode_scope("tallystick", "1.2.3")
-    request = ExportTraceServiceRequest.FromString(encode_request(resource, scope, encoded) * 2)
+    request = ExportTraceServiceRequest.FromString(encode_request(resource, scope, [encoded, encoded]) * 2)
 
     first, second = request.resource_spans
     assert first == second, "two requests in a row are one"
     assert value_of(first.resource.attributes[0].value) == "shop"
     [scope_spans] = first.scope_spans
     assert (scope_spans.scope.name, scope_spans.scope.version) == ("tallystick", "1.2.3")
-    [span] = scope_spans.spans
+    span, again = scope_spans.spans
+    assert span == again
     assert span.name == name
     assert int.from_bytes(span.trace_id, "big") == ids[0]
     assert int.from_bytes(span.span_id, "big") == ids[1]
@@ -51,10 +50,9 @@ def test_what_is_written_is_what_protobuf_reads(
 
 
 def test_what_otlp_cannot_hold_is_text_and_no_loss() -> None:
-    context = SpanContext(1, 2, is_remote=False)
     odd = {"huge": 1 << 70, "none": None, "lone surrogate": "\ud800", "nan": math.nan}
-    encoded = encode_span("x", context, 0, 1, 2, odd, failed=False)
-    request = ExportTraceServiceRequest.FromString(encode_request(b"", b"", encoded))
+    encoded = encode_span("x", Ids(1, 2), 0, 1, 2, odd, failed=False)
+    request = ExportTraceServiceRequest.FromString(encode_request(b"", b"", [encoded]))
 
     said = {item.key: value_of(item.value) for item in request.resource_spans[0].scope_spans[0].spans[0].attributes}
     assert said["huge"] == str(1 << 70)

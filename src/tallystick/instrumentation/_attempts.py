@@ -1,24 +1,18 @@
-"""A child span for each HTTP attempt of a call, by opentelemetry-instrumentation-httpx.
+"""A child span for each HTTP attempt of a call.
 
-Only what is sent for a call becomes a span, never the app's other traffic; and no client of the app is touched for it.
+Only what is sent for a call becomes a span, never the app's other traffic; and nothing of the app is touched for it:
+not the request or its headers, not the context in which it is sent, not the client or its transport.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import threading
-import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
-
-from opentelemetry import context as otel_context
-from opentelemetry.context import Context
-from opentelemetry.metrics import NoOpMeterProvider
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.trace import NonRecordingSpan, Span, set_span_in_context
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 from tallystick.instrumentation._guard import guard
 from tallystick.instrumentation._wire import read_error
@@ -27,6 +21,7 @@ from tallystick.model.attributes import (
     ATTEMPT_CODE,
     ATTEMPT_OUTCOME,
     ERROR_TYPE,
+    HTTP_METHOD,
     RATE_LIMIT_PREFIX,
     REQUEST_ID,
     RESEND_COUNT,
@@ -37,16 +32,11 @@ from tallystick.model.attributes import (
 )
 from tallystick.model.failures import Outcome, outcome_of_status
 
-CALL_KEY = otel_context.create_key("tallystick.call")
-_SENDING_KEY = otel_context.create_key("tallystick.sending")
+if TYPE_CHECKING:
+    from tallystick.instrumentation._call import Call
+
 ERROR_BYTES_MAX = 256 * 1024
 """A longer body of an error is not looked into."""
-
-# Attributes of the HTTP span that the ledger keeps; a URL's query may hold a key, so URLs are left out.
-_KEPT = frozenset({
-    "http.method", "http.status_code", "http.request.method", "error.type", "network.protocol.version",
-    "server.address", "server.port", ATTEMPT,
-})  # fmt: skip
 
 _BY_EXCEPTION = {
     "ConnectTimeout": Outcome.TIMEOUT_CONNECT,
@@ -62,37 +52,6 @@ def outcome_of_transport(name: str) -> Outcome:
     return _BY_EXCEPTION.get(name.rpartition(".")[2], Outcome.CONNECTION)
 
 
-def attempt_attributes(span: ReadableSpan, attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the ledger keeps of an attempt's span, its outcome added."""
-    kept = {name: value for name, value in attributes.items() if name in _KEPT}
-    sending = otel_context.get_value(_SENDING_KEY)
-    if isinstance(sending, _Sending):
-        kept |= sending.facts
-    if ATTEMPT_OUTCOME in kept:
-        return kept
-    if span.events and (name := (span.events[-1].attributes or {}).get("exception.type")):
-        kept[ATTEMPT_OUTCOME] = outcome_of_transport(str(name)).value
-    else:
-        kept[ATTEMPT_OUTCOME] = Outcome.CANCELLED.value
-    return kept
-
-
-def _on_request(span: Span, request: Any) -> None:  # noqa: ARG001 -- the instrumentor's signature
-    with guard("the start of an attempt"):
-        sending = otel_context.get_value(_SENDING_KEY)
-        if not isinstance(sending, _Sending):
-            return
-        span.set_attribute(ATTEMPT, value=True)
-        sending.begins()
-        # The instrumentor is about to inject ``traceparent`` from the current context; the app's request must reach
-        # the provider as without us, so the context becomes empty. The instrumentor's own detach restores it.
-        otel_context.attach(Context())
-
-
-async def _on_request_async(span: Span, request: Any) -> None:
-    _on_request(span, request)
-
-
 def answer_facts(response: Any) -> dict[str, Any]:
     """Return what an answer says of an attempt: by its status, its headers, and an error's body where it was read.
 
@@ -100,23 +59,40 @@ def answer_facts(response: Any) -> dict[str, Any]:
     may have read an error's body yet, and it is not ours to read.
     """
     status: int = response.status_code
-    headers = _headers(response.headers)
+    headers = _telling(response.headers)
     facts: dict[str, Any] = {STATUS_CODE: status}
+    outcome, code = outcome_of_status(status), None
     if status >= 400:
         facts[ERROR_TYPE] = str(status)
+        if (body := _error_body(response)) is not None:
+            outcome, code = read_error(status, body)
+    facts[ATTEMPT_OUTCOME] = outcome.value
+    if code:
+        facts[ATTEMPT_CODE] = code
+    if not headers:
+        return facts
     if request_id := headers.get("request-id") or headers.get("x-request-id"):
         facts[REQUEST_ID] = request_id
     if (wait_s := retry_after_s(headers)) is not None:
         facts[RETRY_AFTER_S] = wait_s
     if (should_retry := headers.get("x-should-retry")) in {"true", "false"}:
         facts[SHOULD_RETRY] = should_retry == "true"
-    outcome, code = outcome_of_status(status), None
-    if status >= 400 and (body := _error_body(response)) is not None:
-        outcome, code = read_error(status, body)
-    facts[ATTEMPT_OUTCOME] = outcome.value
-    if code:
-        facts[ATTEMPT_CODE] = code
     return facts | rate_limits(headers)
+
+
+_TELLING = frozenset({
+    b"request-id", b"x-request-id", b"retry-after", b"retry-after-ms", b"x-should-retry", b"date",
+})  # fmt: skip
+
+
+def _telling(headers: Any) -> dict[str, str]:
+    """Return those headers of an answer, in lower case, that say something of the attempt."""
+    found = {}
+    for name, value in headers.raw:
+        lower = name.lower()
+        if lower in _TELLING or b"-ratelimit-" in lower:
+            found[lower.decode("latin-1")] = value.decode("latin-1")
+    return found
 
 
 def _error_body(response: Any) -> Any:
@@ -144,10 +120,9 @@ def rate_limits(headers: Mapping[str, str]) -> dict[str, Any]:
     """Return the headroom that an answer tells of: limit and remaining as counts, the reset in seconds from then."""
     found: dict[str, Any] = {}
     for name, value in headers.items():
-        if "-ratelimit-" not in name or (match := _LIMIT.fullmatch(name)) is None:
+        if (limit := _limit_of(name)) is None:
             continue
-        what = (match["what"] or match["what_"]).replace("-", "_")
-        fact = match["fact"] or match["fact_"]
+        what, fact = limit
         if fact == "reset":
             reset_s = _reset_s(value, headers.get("date"))
             if reset_s is not None:
@@ -155,6 +130,14 @@ def rate_limits(headers: Mapping[str, str]) -> dict[str, Any]:
         elif value.isdecimal():
             found[f"{RATE_LIMIT_PREFIX}{what}.{fact}"] = int(value)
     return found
+
+
+@lru_cache(maxsize=256)
+def _limit_of(header: str) -> tuple[str, str] | None:
+    """Return what a header limits and which fact of it it tells; None for one of other things."""
+    if (match := _LIMIT.fullmatch(header)) is None:
+        return None
+    return (match["what"] or match["what_"]).replace("-", "_"), match["fact"] or match["fact_"]
 
 
 def _reset_s(value: str, date: str | None) -> float | None:
@@ -167,15 +150,6 @@ def _reset_s(value: str, date: str | None) -> float | None:
         return max((datetime.fromisoformat(value) - now).total_seconds(), 0.0)
     except (TypeError, ValueError):
         return None
-
-
-def _headers(headers: Any) -> dict[str, str]:
-    pairs = headers.items() if hasattr(headers, "items") else headers or ()
-    return {_str(name).lower(): _str(value) for name, value in pairs}
-
-
-def _str(value: str | bytes) -> str:
-    return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
@@ -200,192 +174,82 @@ def _until(at: str, now: str | None) -> float | None:
         return None
 
 
-class _Sending:
-    """One send of an HTTP client, and what came of it, whatever becomes of its span."""
+class _Attempt:
+    """One send of an HTTP client for a call, and what came of it.
 
-    def __init__(self, call: Any, request: Any, send: Callable[[], Any]) -> None:
-        self.error: BaseException | None = None
-        self.facts: dict[str, Any] = {}
-        """What the ledger is told of the attempt."""
-        self._call = call
-        self._request = request
-        self._headers = request.headers
-        # The instrumentor copies and normalises headers, which takes a third of its time, to put its own among them.
-        # It gets none; the app's are back before anything is sent.
-        request.headers = {}
-        self._send = send
-        self._outside = otel_context.get_current()
-        self._begun = False
-        self._response: Any = None
-
-    def begins(self) -> None:
-        """Count the attempt, and what it waited for since the one before."""
-        call = self._call
-        self.facts[RESEND_COUNT] = call.attempts
-        if call.attempt_ended_s is not None:
-            self.facts[WAITED_S] = round(time.perf_counter() - call.attempt_ended_s, 6)
-        call.attempts += 1
-
-    def over(self) -> None:
-        """Note what came of the attempt."""
-        with guard("the end of an attempt"):
-            self._call.attempt_ended_s = time.perf_counter()
-            if self._response is not None:
-                self.facts |= answer_facts(self._response)
-
-    def now(self) -> Any:
-        """Send, in the app's own context: its instrumentation of the HTTP library finds what it would without us."""
-        self._begun = True
-        self._request.headers = self._headers
-        token = otel_context.attach(self._outside)
-        try:
-            self._response = self._send()
-        except BaseException as error:
-            self.error = error
-            raise
-        finally:
-            otel_context.detach(token)
-        return self._response
-
-    async def now_async(self) -> Any:
-        """As `now`."""
-        self._begun = True
-        self._request.headers = self._headers
-        token = otel_context.attach(self._outside)
-        try:
-            self._response = await self._send()
-        except BaseException as error:
-            self.error = error
-            raise
-        finally:
-            otel_context.detach(token)
-        return self._response
-
-    def result(self) -> Any:
-        """Return or raise what the send did; send now if a fault of ours came before it (async: an awaitable)."""
-        if not self._begun:
-            self._request.headers = self._headers
-            return self._send()
-        if self.error is None:
-            return self._response
-        error, self.error = self.error, None  # or the error would hold its own traceback
-        try:
-            raise error
-        finally:
-            del error
-
-    async def result_async(self) -> Any:
-        """As `result`."""
-        if self._begun:
-            return self.result()
-        self._request.headers = self._headers
-        return await self._send()
-
-
-class _Stand:
-    """What the instrumentor takes for a client: a transport of ours, through which the real client's sends go."""
-
-    def __init__(self, transport: Any) -> None:
-        self._transport = transport
-        self._mounts: dict[str, Any] = {}
-
-    @property
-    def transport(self) -> Any:
-        return self._transport
-
-
-# Neither returns the response: what it says of the attempt is read by us, once (`answer_facts`).
-class _Transport:
-    def handle_request(self, request: Any, *, sending: _Sending) -> None:
-        try:
-            sending.now()
-        finally:
-            sending.over()
-
-
-class _AsyncTransport:
-    async def handle_async_request(self, request: Any, *, sending: _Sending) -> None:
-        try:
-            await sending.now_async()
-        finally:
-            sending.over()
-
-
-class AttemptTracing:
-    """Makes a span of each send of a call, by the instrumentor's own wrapper around a transport of ours.
-
-    The app's clients and transports stay as they are, so that its own instrumentation of them, before or after us, is
-    neither seen, doubled nor undone by ours.  The span lasts as long as the send: a body that the client reads at once
-    is part of it.
+    It lasts as long as the send: a body that the client reads at once is part of it.
     """
 
-    def __init__(self, provider: TracerProvider) -> None:
-        self._provider = provider
-        self._lock = threading.Lock()
-        self._transports: dict[tuple[str, bool], Any] = {}
+    __slots__ = ("_call", "_facts", "_method", "_start_ns")
 
-    def send(self, call: Any, request: Any, send: Callable[[], Any]) -> Any:
-        """Return or raise what ``send`` does, and record it as an attempt of ``call``."""
-        sending = _Sending(call, request, send)
+    def __init__(self, call: Call, request: Any) -> None:
+        self._call = call
+        self._method: str = request.method
+        self._start_ns = call.now_ns()
+        self._facts: dict[str, Any] = {}
+        with guard("the start of an attempt"):
+            self._begins()
+
+    def _begins(self) -> None:
+        """Count the attempt, and what it waited for since the one before."""
+        call = self._call
+        call.write_held()
+        self._facts[RESEND_COUNT] = call.attempts
+        if call.attempt_ended_ns is not None:
+            self._facts[WAITED_S] = (self._start_ns - call.attempt_ended_ns) / 1e9
+        call.attempts += 1
+
+    def answered(self, response: Any) -> None:
+        """The client got an answer, whatever it says."""
+        with guard("the end of an attempt"):
+            self._facts |= answer_facts(response)
+        self._over(may_be_last=response.is_success)
+
+    def failed(self, error: BaseException) -> None:
+        """The client raised."""
+        outcome = outcome_of_transport(type(error).__name__) if isinstance(error, Exception) else Outcome.CANCELLED
+        self._facts |= {ERROR_TYPE: type(error).__qualname__, ATTEMPT_OUTCOME: outcome.value}
+        self._over(may_be_last=False)
+
+    def _over(self, *, may_be_last: bool) -> None:
+        end_ns = self._call.attempt_ended_ns = self._call.now_ns()
+        facts = {HTTP_METHOD: self._method, ATTEMPT: True, **self._facts}
+        self._call.attempted(self._method, self._start_ns, end_ns, facts, may_be_last=may_be_last)
+
+
+def _begun(call: Call, request: Any) -> _Attempt | None:
+    with guard("the recording of an attempt"):
+        return _Attempt(call, request)
+    return None
+
+
+def send(call: Call, request: Any, send: Callable[[], Any]) -> Any:
+    """Return or raise what ``send`` does, and record it as an attempt of ``call``."""
+    attempt = _begun(call, request)
+    try:
+        response = send()
+    except BaseException as error:
         with guard("the recording of an attempt"):
-            transport = self._transport(request, asynchronous=False)
-            token = otel_context.attach(_inside(call, sending))
-            try:
-                transport.handle_request(request, sending=sending)
-            except Exception as error:
-                if error is not sending.error:
-                    raise
-            finally:
-                otel_context.detach(token)
-        return sending.result()
+            if attempt is not None:
+                attempt.failed(error)
+        raise
+    with guard("the recording of an attempt"):
+        if attempt is not None:
+            attempt.answered(response)
+    return response
 
-    async def send_async(self, call: Any, request: Any, send: Callable[[], Any]) -> Any:
-        """As `send`."""
-        sending = _Sending(call, request, send)
+
+async def send_async(call: Call, request: Any, send: Callable[[], Any]) -> Any:
+    """As `send`."""
+    attempt = _begun(call, request)
+    try:
+        response = await send()
+    except BaseException as error:
         with guard("the recording of an attempt"):
-            transport = self._transport(request, asynchronous=True)
-            token = otel_context.attach(_inside(call, sending))
-            try:
-                await transport.handle_async_request(request, sending=sending)
-            except Exception as error:
-                if error is not sending.error:
-                    raise
-            finally:
-                otel_context.detach(token)
-        return await sending.result_async()
-
-    def _transport(self, request: Any, *, asynchronous: bool) -> Any:
-        """Return the instrumented transport for the library of ``request``: httpx and httpx2 are apart."""
-        key = (_library_of(request), asynchronous)
-        if key not in self._transports:
-            with self._lock:
-                if key not in self._transports:
-                    self._transports[key] = self._instrumented(*key)
-        return self._transports[key]
-
-    def _instrumented(self, library: str, asynchronous: bool) -> Any:
-        from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor, HTTPXClientInstrumentor
-
-        stand = _Stand(_AsyncTransport() if asynchronous else _Transport())
-        instrumentor: Any = HTTPX2ClientInstrumentor if library == "httpx2" else HTTPXClientInstrumentor
-        instrumentor.instrument_client(
-            stand,
-            tracer_provider=self._provider,
-            meter_provider=NoOpMeterProvider(),
-            request_hook=_on_request_async if asynchronous else _on_request,
-        )
-        return stand.transport
-
-
-def _inside(call: Any, sending: _Sending) -> Context:
-    """Return a context of ours alone: nothing that the app has set for its own instrumentation reaches ours."""
-    parent = set_span_in_context(NonRecordingSpan(call.span_context), Context())
-    return otel_context.set_value(_SENDING_KEY, sending, parent)
-
-
-def _library_of(request: Any) -> str:
-    for base in type(request).__mro__:
-        library = base.__module__.partition(".")[0]
-        if library in {"httpx", "httpx2"}:
-            return library
-    raise TypeError(f"{type(request)} is a request of neither httpx nor httpx2")
+            if attempt is not None:
+                attempt.failed(error)
+        raise
+    with guard("the recording of an attempt"):
+        if attempt is not None:
+            attempt.answered(response)
+    return response

@@ -13,16 +13,17 @@ from typing import Any
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
-from opentelemetry.trace import SpanContext, set_span_in_context
+from opentelemetry.trace import set_span_in_context
 
 from tallystick.errors import BudgetExceededError, RequestTooLargeError
-from tallystick.instrumentation._attempts import CALL_KEY, outcome_of_transport
+from tallystick.instrumentation._attempts import outcome_of_transport
 from tallystick.instrumentation._content import Capture
 from tallystick.instrumentation._guard import guard
 from tallystick.instrumentation._include_usage import HIDE
+from tallystick.instrumentation._otlp import Ids
 from tallystick.instrumentation._routes import Route
 from tallystick.instrumentation._tap import Recorder, is_tapped, tap
-from tallystick.instrumentation._tracing import CallSpan, Tracing
+from tallystick.instrumentation._tracing import CALL_KEY, CallSpan, Tracing
 from tallystick.instrumentation._units import Place, Unit, lacks_output, price_unit, unit_attributes
 from tallystick.instrumentation._wire import (
     Answer,
@@ -68,8 +69,8 @@ class Call:
         self, tracing: Tracing, route: Route, place: Place, request: Mapping[str, Any], told: dict[str, Any]
     ) -> None:
         self.attempts = 0
-        self.attempt_ended_s: float | None = None
-        """When the last attempt was over, of the performance counter."""
+        self.attempt_ended_ns: int | None = None
+        """When the last attempt was over, by `now_ns`."""
         self.sender: Any = None
         """The HTTP client whose sends are this call's attempts."""
         self.is_foreign = False
@@ -91,10 +92,11 @@ class Call:
         self._reading = 0
         self._returned = False
         self._ended = False
+        self._held: list[bytes] = []
         self._lock = threading.Lock()
-        # One reading of the wall clock; the monotonic one tells the end, so that a clock that jumps changes nothing.
+        # One reading of the wall clock; the monotonic one tells the rest, so that a clock that jumps changes nothing.
         self._start_ns = time.time_ns()
-        self._start_tick = time.perf_counter_ns()
+        self._clock_ns = self._start_ns - time.perf_counter_ns()
         model = request.get("model")
         name = f"{route.operation} {model}" if isinstance(model, str) else route.operation
         self._span = CallSpan(tracing, name, self._asked(model) | told, self._start_ns)
@@ -136,9 +138,36 @@ class Call:
             otel_context.detach(token)
 
     @property
-    def span_context(self) -> SpanContext:
-        """What the spans inside this call have as their parent."""
-        return self._span.context
+    def ids(self) -> Ids:
+        """Which span it is: what the spans inside this call have as their parent."""
+        return self._span.ids
+
+    def now_ns(self) -> int:
+        """Return the time of the wall clock as it has gone on since the call began."""
+        return self._clock_ns + time.perf_counter_ns()
+
+    def _since_s(self) -> float:
+        return (self.now_ns() - self._start_ns) / 1e9
+
+    def attempted(self, name: str, start_ns: int, end_ns: int, facts: Mapping[str, Any], *, may_be_last: bool) -> None:
+        """Record an attempt.
+
+        ``may_be_last``: the call is about to end, and is written together with it; else it is written now, because the
+        process may be killed before the call ends.
+        """
+        span = self._span.child(name, start_ns, end_ns, facts, failed=names.ERROR_TYPE in facts)
+        with self._lock:
+            if may_be_last and not self._ended:
+                self._held.append(span)
+                return
+        self._tracing.write(span)
+
+    def write_held(self) -> None:
+        """Write what was held back for the end of the call, for the call goes on."""
+        with self._lock:
+            held, self._held = self._held, []
+        if held:
+            self._tracing.write(*held)
 
     def answered(self, response: Any, *, asynchronous: bool) -> None:
         """Read a 2xx response, before the SDK parses it: now if its body is here, else as the app reads it."""
@@ -195,7 +224,7 @@ class Call:
         tap(response, recorder, asynchronous=asynchronous, inside=(self.enter, self.leave))
 
     def _on_content(self) -> None:
-        self._more.setdefault(names.RESPONSE_FIRST_CHUNK, (time.perf_counter_ns() - self._start_tick) / 1e9)
+        self._more.setdefault(names.RESPONSE_FIRST_CHUNK, self._since_s())
 
     def _over(self, recorder: Recorder) -> None:
         reader = recorder.reader
@@ -216,7 +245,7 @@ class Call:
         usage, first_s = unit.receipt.usage, self._more.get(names.RESPONSE_FIRST_CHUNK)
         if usage is None or first_s is None or unit.facts["estimated"]:
             return None
-        took_s = (time.perf_counter_ns() - self._start_tick) / 1e9 - first_s
+        took_s = self._since_s() - first_s
         tokens = usage.output_tokens - usage.reasoning_tokens
         return round(tokens / took_s, 3) if tokens > 0 and took_s >= STREAM_S_MIN else None
 
@@ -275,6 +304,8 @@ class Call:
     def _end_if_over(self) -> None:
         if self._returned and self._reading == 0:
             self._end()
+        else:
+            self.write_held()
 
     def _end(self) -> None:
         with self._lock:
@@ -290,8 +321,7 @@ class Call:
         if self.on_end is not None:
             with guard("the links of a call"):
                 self.on_end(self._outcome)
-        end_ns = self._start_ns + time.perf_counter_ns() - self._start_tick
-        self._span.end(attributes, end_ns, failed=self._outcome not in _QUIET)
+        self._span.end(attributes, self.now_ns(), self._held, failed=self._outcome not in _QUIET)
 
 
 def current_call() -> Call | None:

@@ -13,7 +13,7 @@ from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from tallystick.instrumentation._attempts import AttemptTracing
+from tallystick.instrumentation import _attempts
 from tallystick.instrumentation._call import Call, current_call
 from tallystick.instrumentation._guard import guard
 from tallystick.instrumentation._hooks import Hooks
@@ -33,9 +33,8 @@ KEY_HEADERS = ("x-api-key", "api-key", "authorization")
 class Sends:
     """The wrappers, and what they need to know."""
 
-    def __init__(self, hooks: Hooks, attempts: AttemptTracing, providers: Mapping[str, str]) -> None:
+    def __init__(self, hooks: Hooks, providers: Mapping[str, str]) -> None:
         self._hooks = hooks
-        self._attempts = attempts
         self._providers = providers
         self._bills = lru_cache(maxsize=HOSTS_MAX)(partial(may_bill, providers=providers))
 
@@ -46,7 +45,7 @@ class Sends:
         if call is None:
             return wrapped(*args, **kwargs)
         send = partial(wrapped, *args, **kwargs)
-        return self._send(call, request, send) if call.is_foreign else self._attempts.send(call, request, send)
+        return self._send(call, request, send) if call.is_foreign else _attempts.send(call, request, send)
 
     def send_async(self, wrapped: Wrapped, client: Any, args: Any, kwargs: Any) -> Any:
         """Around ``AsyncClient.send``: returns what is to be awaited, the client's own for what is none of ours."""
@@ -55,13 +54,14 @@ class Sends:
         if call is None:
             return wrapped(*args, **kwargs)
         send = partial(wrapped, *args, **kwargs)
-        attempts = self._attempts
-        return self._send_async(call, request, send) if call.is_foreign else attempts.send_async(call, request, send)
+        if call.is_foreign:
+            return self._send_async(call, request, send)
+        return _attempts.send_async(call, request, send)
 
     def _send(self, call: Call, request: Any, send: Callable[[], Any]) -> Any:
         token = call.enter()
         try:
-            response = self._attempts.send(call, request, send)
+            response = _attempts.send(call, request, send)
         except BaseException as error:
             with guard("the end of a failed call"):
                 call.failed(error)
@@ -75,7 +75,7 @@ class Sends:
     async def _send_async(self, call: Call, request: Any, send: Callable[[], Any]) -> Any:
         token = call.enter()
         try:
-            response = await self._attempts.send_async(call, request, send)
+            response = await _attempts.send_async(call, request, send)
         except BaseException as error:
             with guard("the end of a failed call"):
                 call.failed(error)

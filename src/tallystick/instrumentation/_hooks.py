@@ -249,7 +249,7 @@ class Hooks:
         if look is not None:
             call.note(look.attributes)
         link, call.on_end = follow(
-            call.span_context,
+            call.ids,
             look,
             request,
             (call.place.provider, call.route.api),

@@ -16,7 +16,6 @@ from typing import Any
 import wrapt
 
 from tallystick.instrumentation import _markers
-from tallystick.instrumentation._attempts import AttemptTracing
 from tallystick.instrumentation._foreign import Sends
 from tallystick.instrumentation._guard import guard
 from tallystick.instrumentation._hooks import Hooks
@@ -119,7 +118,7 @@ def _install(settings: Settings) -> _Installation:
     shipper = Shipper(spool, settings.collector, tracing.report_dropped)
     spool.wake = shipper.wake
     hooks = Hooks(settings, tracing)
-    sends = Sends(hooks, AttemptTracing(tracing.provider), settings.providers)
+    sends = Sends(hooks, settings.providers)
     installation = _Installation(settings, spool, shipper, tracing, hooks, sends, Sockets(hooks))
     for name in (
         "anthropic._base_client",

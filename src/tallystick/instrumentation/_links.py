@@ -21,9 +21,9 @@ from functools import partial
 from typing import Any
 
 from opentelemetry import trace
-from opentelemetry.trace import SpanContext
 
 from tallystick.instrumentation._digests import Look
+from tallystick.instrumentation._otlp import Ids
 from tallystick.model import attributes as names
 from tallystick.model.failures import Outcome
 
@@ -57,7 +57,7 @@ class Asked:
     """A call as far as links are concerned."""
 
     id: str
-    context: SpanContext
+    ids: Ids
     look: Look | None
     provider: str
     model: str
@@ -222,7 +222,7 @@ def scope_here(*, asynchronous: bool) -> Scope | None:
 
 
 def follow(
-    context: SpanContext,
+    ids: Ids,
     look: Look | None,
     request: Mapping[str, Any],
     place: tuple[str, str],
@@ -239,8 +239,8 @@ def follow(
     if scope is None:
         return None, _nobody
     asked = Asked(
-        id=format(context.span_id, "016x"),
-        context=context,
+        id=format(ids.span_id, "016x"),
+        ids=ids,
         look=look,
         provider=place[0],
         model=str(request.get("model")),

@@ -98,7 +98,7 @@ def _mark(marker: str, call: Asked | None, more: dict[str, Any]) -> None:
     if call is not None:
         attributes[names.MARKER_CALL] = call.id
     attributes |= {name: value for name, value in more.items() if value is not None}
-    _tracing.mark(f"tallystick.{marker}", None if call is None else call.context, attributes)
+    _tracing.mark(f"tallystick.{marker}", None if call is None else call.ids, attributes)
 
 
 def _text(value: object) -> str | None:

@@ -7,11 +7,9 @@ numbers: opentelemetry-proto, trace/v1/trace.proto and common/v1/common.proto, s
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
-
-from opentelemetry.trace import SpanContext
+from typing import Any, NamedTuple
 
 _SMALL = [bytes([n]) for n in range(128)]
 _SPAN_KIND_CLIENT = b"\x30\x03"  # kind = 6
@@ -21,9 +19,16 @@ _DOUBLE = struct.Struct("<Bd")  # double_value = 4
 _INT_MAX = 1 << 63
 
 
+class Ids(NamedTuple):
+    """Which span it is; zeros stand for none."""
+
+    trace_id: int
+    span_id: int
+
+
 def encode_span(
     name: str,
-    context: SpanContext,
+    ids: Ids,
     parent_id: int,
     start_ns: int,
     end_ns: int,
@@ -33,8 +38,8 @@ def encode_span(
 ) -> bytes:
     """Return a ``Span`` message of kind CLIENT; ``parent_id`` is 0 for a root."""
     return b"".join([
-        _field(1, context.trace_id.to_bytes(16, "big")),
-        _field(2, context.span_id.to_bytes(8, "big")),
+        _field(1, ids.trace_id.to_bytes(16, "big")),
+        _field(2, ids.span_id.to_bytes(8, "big")),
         _field(4, parent_id.to_bytes(8, "big")) if parent_id else b"",
         _field(5, name.encode("utf-8", "replace")),
         _SPAN_KIND_CLIENT,
@@ -44,12 +49,12 @@ def encode_span(
     ])  # fmt: skip
 
 
-def encode_request(resource: bytes, scope: bytes, span: bytes) -> bytes:
-    """Return an ``ExportTraceServiceRequest`` around one encoded span.
+def encode_request(resource: bytes, scope: bytes, spans: Iterable[bytes]) -> bytes:
+    """Return an ``ExportTraceServiceRequest`` around encoded spans.
 
     resource_spans = 1; in it resource = 1, scope_spans = 2; in that scope = 1, spans = 2.
     """
-    scope_spans = _field(1, scope) + _field(2, span)
+    scope_spans = b"".join([_field(1, scope), *[_field(2, span) for span in spans]])
     return _field(1, _field(1, resource) + _field(2, scope_spans))
 
 

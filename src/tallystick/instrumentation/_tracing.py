@@ -1,71 +1,64 @@
 """Our spans: recorded always, written to the spool when they end, and shown to the app's own provider if it has one.
 
-The ledger must not depend on the app's sampler, and the app's global OpenTelemetry state is not ours to set.  So a
-call's span is written by us, from its attributes; when the app has set a provider, a twin with the same ids is made by
-the app's tracer.  Attempts are made by opentelemetry-instrumentation-httpx, which needs a provider: a private one.
+The ledger must not depend on the app's sampler, and the app's global OpenTelemetry state is not ours to set.  So spans
+are written by us, from their attributes; when the app has set a provider, a twin of a call's span with the same ids is
+made by the app's tracer.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import time
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON
-from opentelemetry.trace import (
-    INVALID_SPAN_CONTEXT,
-    Span,
-    SpanContext,
-    SpanKind,
-    Status,
-    StatusCode,
-    TraceFlags,
-)
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, Span, SpanKind, Status, StatusCode
 
 from tallystick import __version__
-from tallystick.instrumentation._attempts import CALL_KEY, attempt_attributes
-from tallystick.instrumentation._guard import guard
-from tallystick.instrumentation._otlp import encode_request, encode_resource, encode_scope, encode_span
+from tallystick.instrumentation._otlp import Ids, encode_request, encode_resource, encode_scope, encode_span
 from tallystick.instrumentation._settings import Settings
 from tallystick.instrumentation._spool import Spool
-from tallystick.model.attributes import ATTEMPT, ENVIRONMENT, ERROR_TYPE, SCOPE, SERVICE
+from tallystick.model.attributes import ENVIRONMENT, SCOPE, SERVICE
 
-_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+CALL_KEY = otel_context.create_key("tallystick.call")
+RESOURCE_ATTRIBUTES = "OTEL_RESOURCE_ATTRIBUTES"
+
 _ids = random.SystemRandom()  # a forked worker must not repeat its parent's
 
 
 class CallSpan:
     """The span of a call: an entry of the ledger, and its twin in the app's traces or None."""
 
-    __slots__ = ("_attributes", "_name", "_parent_id", "_start_ns", "_tracing", "context", "twin")
+    __slots__ = ("_attributes", "_name", "_parent_id", "_start_ns", "_tracing", "ids", "twin")
 
     def __init__(self, tracing: Tracing, name: str, attributes: dict[str, Any], start_ns: int) -> None:
         self._tracing = tracing
         self._name = name
         self._attributes = attributes
         self._start_ns = start_ns
-        parent = _parent()
-        self._parent_id = parent.span_id
+        trace_id, self._parent_id = _parent()
         self.twin = _start_twin(name, attributes, start_ns)
         if self.twin is None:
-            trace_id = parent.trace_id or _ids.getrandbits(128)
-            self.context = SpanContext(trace_id, _ids.getrandbits(64), is_remote=False, trace_flags=_SAMPLED)
+            self.ids = Ids(trace_id or _ids.getrandbits(128), _ids.getrandbits(64))
         else:
-            self.context = self.twin.get_span_context()
+            twin = self.twin.get_span_context()
+            self.ids = Ids(twin.trace_id, twin.span_id)
 
-    def end(self, attributes: Mapping[str, Any], end_ns: int, *, failed: bool) -> None:
-        """Write the span; it is in a file when this returns."""
-        self._attributes.update(attributes)
-        self._tracing.write(
-            encode_span(
-                self._name, self.context, self._parent_id, self._start_ns, end_ns, self._attributes, failed=failed
-            )
-        )
+    def child(self, name: str, start_ns: int, end_ns: int, attributes: Mapping[str, Any], *, failed: bool) -> bytes:
+        """Return an encoded span below this one."""
+        ids = Ids(self.ids.trace_id, _ids.getrandbits(64))
+        return encode_span(name, ids, self.ids.span_id, start_ns, end_ns, attributes, failed=failed)
+
+    def end(self, attributes: dict[str, Any], end_ns: int, children: Iterable[bytes], *, failed: bool) -> None:
+        """Write the span and ``children`` with it; all of it is in a file when this returns."""
+        said = self._attributes | attributes
+        span = encode_span(self._name, self.ids, self._parent_id, self._start_ns, end_ns, said, failed=failed)
+        self._tracing.write(*children, span)
         if self.twin is not None:
             self.twin.set_attributes(attributes)
             if failed:
@@ -73,11 +66,13 @@ class CallSpan:
             self.twin.end(end_ns)
 
 
-def _parent() -> SpanContext:
+def _parent() -> Ids:
     """Return the app's current span; inside another call, which the app's provider may not know, that call."""
-    outer: Any = otel_context.get_value(CALL_KEY)
     current = trace.get_current_span().get_span_context()
-    return outer.span_context if outer is not None and not current.is_valid else current
+    if not current.is_valid and (outer := otel_context.get_value(CALL_KEY)) is not None:
+        ids: Ids = outer.ids  # type: ignore[attr-defined]
+        return ids
+    return Ids(current.trace_id, current.span_id)
 
 
 def _start_twin(name: str, attributes: Mapping[str, Any], start_ns: int) -> Span | None:
@@ -90,53 +85,42 @@ def _start_twin(name: str, attributes: Mapping[str, Any], start_ns: int) -> Span
 
 
 class Tracing:
-    """Writes spans to the spool; ``provider`` is for those of attempts."""
+    """Writes spans to the spool."""
 
     def __init__(self, settings: Settings, spool: Spool) -> None:
-        named = {SERVICE: settings.service, ENVIRONMENT: settings.environment}
-        resource = Resource.create({name: value for name, value in named.items() if value})
-        self._resource = encode_resource(resource.attributes)
+        self._resource = encode_resource(resource(settings, os.environ))
         self._scope = encode_scope(SCOPE, __version__)
         self._spool = spool
-        self.provider = TracerProvider(sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False)
-        self.provider.add_span_processor(_AttemptsToSpool(self))
 
-    def write(self, span: bytes) -> None:
-        """Put an encoded span into the spool."""
-        self._spool.append(encode_request(self._resource, self._scope, span))
+    def write(self, *spans: bytes) -> None:
+        """Put encoded spans into the spool, as one record."""
+        self._spool.append(encode_request(self._resource, self._scope, spans))
 
-    def mark(self, name: str, call: SpanContext | None, attributes: Mapping[str, Any]) -> None:
+    def mark(self, name: str, call: Ids | None, attributes: Mapping[str, Any]) -> None:
         """Write a span without duration, below ``call`` or below the app's current span."""
         parent = _parent() if call is None else call
-        context = SpanContext(parent.trace_id or _ids.getrandbits(128), _ids.getrandbits(64), is_remote=False)
+        ids = Ids(parent.trace_id or _ids.getrandbits(128), _ids.getrandbits(64))
         now_ns = time.time_ns()
-        self.write(encode_span(name, context, parent.span_id, now_ns, now_ns, attributes, failed=False))
+        self.write(encode_span(name, ids, parent.span_id, now_ns, now_ns, attributes, failed=False))
 
     def report_dropped(self, dropped: int, at_ns: int) -> None:
         """Put on the ledger that ``dropped`` records could not be kept."""
-        context = SpanContext(_ids.getrandbits(128), _ids.getrandbits(64), is_remote=False)
+        ids = Ids(_ids.getrandbits(128), _ids.getrandbits(64))
         attributes = {"tallystick.dropped.records": dropped}
-        self.write(encode_span("tallystick.dropped", context, 0, at_ns, at_ns, attributes, failed=False))
+        self.write(encode_span("tallystick.dropped", ids, 0, at_ns, at_ns, attributes, failed=False))
 
 
-class _AttemptsToSpool(SpanProcessor):
-    """Writes the span of each attempt to the spool before ``end()`` returns."""
-
-    def __init__(self, tracing: Tracing) -> None:
-        self._tracing = tracing
-
-    def on_end(self, span: ReadableSpan) -> None:
-        with guard("the recording of an attempt"):
-            attributes = span.attributes or {}
-            context = span.get_span_context()
-            # Other traffic of an HTTP client that the app shares with an SDK is none of ours.
-            if ATTEMPT not in attributes or context is None:
-                return
-            parent_id = span.parent.span_id if span.parent else 0
-            kept = attempt_attributes(span, attributes)
-            times = (span.start_time or 0, span.end_time or 0)
-            failed = span.status.status_code is StatusCode.ERROR or ERROR_TYPE in kept
-            self._tracing.write(encode_span(span.name, context, parent_id, *times, kept, failed=failed))
-
-    def force_flush(self, timeout_millis: int = 0) -> bool:
-        return True
+def resource(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what all spans of this process have in common, in OpenTelemetry's words."""
+    told = {
+        "telemetry.sdk.language": "python",
+        "telemetry.sdk.name": SCOPE,
+        "telemetry.sdk.version": __version__,
+        "service.instance.id": str(uuid.uuid4()),
+    }
+    for pair in environ.get(RESOURCE_ATTRIBUTES, "").split(","):
+        name, separator, value = pair.partition("=")
+        if separator:
+            told[name.strip()] = unquote(value.strip())
+    named = {SERVICE: settings.service, ENVIRONMENT: settings.environment}
+    return told | {name: value for name, value in named.items() if value}

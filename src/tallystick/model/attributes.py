@@ -88,9 +88,10 @@ INPUT_MESSAGES = "gen_ai.input.messages"
 OUTPUT_MESSAGES = "gen_ai.output.messages"
 SYSTEM_INSTRUCTIONS = "gen_ai.system_instructions"
 
-# On the child span of each HTTP attempt, beside what opentelemetry-instrumentation-httpx puts there.
+# On the child span of each HTTP attempt.
 ATTEMPT = "tallystick.attempt"
 """True on the span of an attempt."""
+HTTP_METHOD = "http.request.method"
 RESEND_COUNT = "http.request.resend_count"
 STATUS_CODE = "http.response.status_code"
 REQUEST_ID = "tallystick.attempt.request_id"
