@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from fakes.collector import Running, collector_process, otlp_request, otlp_span, otlp_unit
 from tallystick.collector.decode import Batch, Decoder
 from tallystick.collector.journal import Position
+from tallystick.collector.packed import pack
 from tallystick.collector.spans import rejections
 from tallystick.collector.store import Store
 from tallystick.model.receipt import Receipt
@@ -151,7 +152,7 @@ def steps_us(bodies: list[bytes]) -> dict[str, float]:
             for payload in group:
                 batch.extend(decoder.decode(payload, now))
             times.append(time.process_time_ns())
-            store.apply(batch, Position(1, first + 1))
+            store.apply(pack(batch, store.schemas), Position(1, first + 1))
             times.append(time.process_time_ns())
             for name, (start, end) in zip(("check", "normalise", "store"), pairwise(times), strict=True):
                 taken[name] += end - start

@@ -28,7 +28,8 @@ from ingest import REQUEST_SPANS, body
 from tallystick.collector import query
 from tallystick.collector.decode import Decoder
 from tallystick.collector.journal import Position
-from tallystick.collector.store import TABLES, Store
+from tallystick.collector.packed import TABLES, pack
+from tallystick.collector.store import Store
 from tallystick.pricing import load_book, price
 
 BODIES = 160
@@ -56,7 +57,7 @@ def load(store: Store, calls: int) -> None:
     """Fill ``store`` with about ``calls`` calls."""
     decoder = Decoder(partial(price, book=load_book()), 100_000, 256)
     for number in range(BODIES):
-        store.apply(decoder.decode(body(number), time.time_ns()), Position(1, number + 1))
+        store.apply(pack(decoder.decode(body(number), time.time_ns()), store.schemas), Position(1, number + 1))
     copies = max(calls // (BODIES * REQUEST_SPANS // 4), 1)
     span_us = DAYS * 24 * 3600 * 10**6
     writer = store._writer

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from tallystick.collector import reprice
-from tallystick.collector.decode import Batch, Decoder, settle
+from tallystick.collector.decode import Batch, Decoder
 from tallystick.collector.journal import Position
+from tallystick.collector.packed import pack
 from tallystick.collector.store import Store
 from tallystick.pricing import Book, price
 from tallystick.pricing._book import SHIPPED
@@ -52,8 +53,7 @@ def fill(store: Store, decoder: Decoder, count: int) -> None:
             call = _call(number, at)
             batch.calls.append(call)
             batch.units.append(_unit(decoder, call, at, dice))
-            settle(call, batch.units[-1:])
-        store.apply(batch, Position(1, begin + 1))
+        store.apply(pack(batch, store.schemas), Position(1, begin + 1))
 
 
 def _call(number: int, at: datetime) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -36,6 +37,7 @@ from fakes.collector import (
 from tallystick.model.segment import Kind, Record, encode_record, lock, read_records
 
 USAGE = {"input_tokens": 1200, "output_tokens": 350}
+STARTED_NS = 1_790_000_000 * 10**9
 
 
 def figures(running: Running) -> dict[str, Any]:
@@ -363,3 +365,27 @@ def test_a_real_full_disk_loses_nothing(tmp_path: Path) -> None:
 
 def start_command(config: Path) -> str:
     return f"{sys.executable} -m tallystick collect --config {config} --data {config.parent / 'data'}"
+
+
+def test_copies_that_say_other_things_are_counted_and_the_first_one_stays(tmp_path: Path) -> None:
+    first = otlp_call(
+        id="ab" * 8, trace_id="cd" * 16, usage=USAGE, attempts=[{}], started_ns=STARTED_NS, tags={"n": "1"}
+    )
+    dearer, renamed = merged(first), merged(first)
+    units = otlp_unit(id="msg_other_0123456789", usage={**USAGE, "output_tokens": 9000})
+    spans = dearer.resource_spans[0].scope_spans[0].spans
+    next(a for a in spans[1].attributes if a.key == "tallystick.units").value.string_value = json.dumps([units])
+    spans = renamed.resource_spans[0].scope_spans[0].spans
+    spans[0].end_time_unix_nano += 10**9
+    plain = otlp_span("12" * 8, "34" * 16, None, "GET /", STARTED_NS, 5, {"http.route": "/"})
+    other = otlp_span("12" * 8, "34" * 16, None, "GET /", STARTED_NS, 5, {"http.route": "/other"})
+    with running_collector(tmp_path) as running:
+        running.send(first)
+        running.send(first, dearer, renamed)
+        running.send(merged(otlp_request([plain, plain]), otlp_request([other])))
+        found, ledger = figures(running), running.ask("ledger")
+        exposed = running.request("GET", "/metrics")[2].decode()
+
+    assert (found["calls"], found["spend_usd"]) == (1, "0.00885")
+    assert (found["duplicate_spans"], ledger["conflicting_spans"], ledger["unaccounted_spans"]) == (8, 3, 0)
+    assert "tallystick_spans_conflicting_total 3\n" in exposed

@@ -25,7 +25,8 @@ from tallystick.collector import reprice
 from tallystick.collector.decode import Batch, Decoder
 from tallystick.collector.events import Statement, statements
 from tallystick.collector.journal import Journal, Position
-from tallystick.collector.store import BadRowsError, Store, StoreClosedError
+from tallystick.collector.packed import BadRowsError, pack
+from tallystick.collector.store import Store, StoreClosedError
 from tallystick.errors import StoreError
 from tallystick.model.segment import Damage, Kind, Record, encode_record, write_all
 from tallystick.pricing import Book, price
@@ -199,11 +200,11 @@ class Applier:
         """Store a group; when a row in it cannot be stored, its halves, down to the one record that is the cause."""
         group = self._decode(found)
         try:
-            self.store.apply(group.batch, upto, group.statements)
+            self.store.apply(pack(group.batch, self.store.schemas), upto, group.statements)
         except BadRowsError as error:
             if len(found) == 1:
                 self._set_aside(found[0], str(error))
-                self.store.apply(_uncounted(), upto)
+                self.store.apply(pack(_uncounted(), self.store.schemas), upto)
                 return
             half = len(found) // 2
             middle = Position(start.segment, start.offset + found[half - 1].end)
@@ -216,9 +217,9 @@ class Applier:
             statement = self._take_prices(record) if record.kind == Kind.PRICES else self._reprice(record)
         except (zlib.error, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             self._set_aside(record, f"{type(error).__name__}: {error}")
-            self.store.apply(_uncounted(), upto)
+            self.store.apply(pack(_uncounted(), self.store.schemas), upto)
             return
-        self.store.apply(Batch(), upto, [statement])
+        self.store.apply(pack(Batch(), self.store.schemas), upto, [statement])
 
     def _take_prices(self, record: Record) -> Statement:
         text, digest = reprice.decode_book(record.payload)

@@ -23,6 +23,9 @@ def _lines(ledger: Mapping[str, Any], budgets: Sequence[Mapping[str, Any]], *, h
     for name, told in (("received", "arrived"), ("stored", "were stored"), ("duplicate", "had been stored before")):
         samples: list[Sample] = [({}, ledger[f"{name}_spans"])]
         yield from _metric(f"spans_{name}_total", "counter", f"Spans that {told}.", samples)
+    yield from _metric("spans_conflicting_total", "counter", "Duplicates that said other things; the first counts.", [
+        ({}, ledger["conflicting_spans"]),
+    ])  # fmt: skip
     rejected = [({"reason": reason}, count) for reason, count in sorted(ledger["rejected_spans"].items())]
     yield from _metric("spans_rejected_total", "counter", "Spans that were not taken.", rejected)
     yield from _metric("spans_unaccounted", "gauge", "Received and not in the above; must be 0.", [

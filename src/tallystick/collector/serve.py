@@ -233,6 +233,7 @@ class Answers:
             "received_spans": counts.get("received", 0),
             "stored_spans": counts.get("stored", 0),
             "duplicate_spans": counts.get("duplicates", 0),
+            "conflicting_spans": counts.get("conflicts", 0),
             "rejected_spans": rejected,
             "unaccounted_spans": counts.get("received", 0) - accounted,
             "dropped_records": counts.get("dropped_records", 0),

@@ -11,21 +11,22 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from importlib.resources import files
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from tallystick.collector.decode import Batch, Row, settle
+from tallystick.collector.decode import TOKENS, Batch, Row, settle
 from tallystick.collector.journal import Position
-from tallystick.collector.seen import Seen
+from tallystick.collector.packed import TABLES, BadRowsError, Key, Packed, table_of
+from tallystick.collector.seen import Hashes, Seen
 from tallystick.errors import StoreError, StoreTooNewError
 
 log = logging.getLogger("tallystick.store")
@@ -36,13 +37,21 @@ FILE_VERSION = "v1.5.0"
 WAL_BYTES = "64MB"
 IDENTITY_CHARS_MIN = 16
 """Some local servers number their responses (Ollama: chatcmpl-0 to chatcmpl-999); such an id names nothing for long."""
-TABLES = ("calls", "units", "attempts", "spans")
 TRACE_CALLS_MAX = 500
 
 EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 -- DuckDB's TIMESTAMP is naive, and UTC here
 MICROSECOND = timedelta(microseconds=1)
 
 Params = Sequence[Any] | dict[str, Any]
+Rank = tuple[int, bool, bool]
+"""How far a unit is believed: its precedence, whether its cost is known, whether it is the provider's own figure."""
+
+# What is not part of a span's content: when it came, and what the collector made of it.
+MADE = frozenset({
+    "received_at", "units", "unpriced_units", "estimated_units", "cost_usd", "estimated_usd", "cost_status", *TOKENS,
+})  # fmt: skip
+UNIT_TOLD = ("unit_id", "provider", "model", "usage", "estimated")
+
 
 # ``revised`` is an Arrow table: the columns of unit_revisions, and beside them the rest of a unit's new figures.
 REVISED = ("receipt", "input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
@@ -81,10 +90,6 @@ class StoreClosedError(StoreBrokenError):
     """The store is being opened anew; ask the new one."""
 
 
-class BadRowsError(StoreError):
-    """These rows cannot be stored, now or ever."""
-
-
 class QueryTimeoutError(StoreError):
     """A question took longer than it may."""
 
@@ -112,7 +117,8 @@ class Store:
         try:
             self._writer = self._cursor()
             _migrate(self._writer, path)
-            self._schemas = {table: _arrow_schema(self._writer, table) for table in TABLES}
+            self.schemas = {table: _arrow_schema(self._writer, table) for table in TABLES}
+            """The columns of what `apply` takes."""
             self._revision_schema = _arrow_schema(self._writer, "unit_revisions")
             self._recall()
         except BaseException:
@@ -150,19 +156,19 @@ class Store:
 
     # Applying; the writer's thread only
 
-    def apply(self, batch: Batch, upto: Position, statements: Iterable[tuple[str, Params]] = ()) -> None:
-        """Store ``batch`` and that the journal is applied up to ``upto``, both or neither.
+    def apply(self, packed: Packed, upto: Position, statements: Iterable[tuple[str, Params]] = ()) -> None:
+        """Store ``packed`` and that the journal is applied up to ``upto``, both or neither.
 
         Raises BadRowsError when these rows can never be stored, StoreBrokenError when the store must be opened anew.
         """
         try:
             self._writer.execute("BEGIN").fetchall()
             try:
-                forms = self._insert_forms(batch.forms)
-                added = self._insert(batch)
+                forms = self._insert_forms(packed.forms)
+                added = self._insert(packed)
                 for sql, params in statements:
                     self._writer.execute(sql, params).fetchall()
-                self._note(batch.counts, upto)
+                self._note(packed.counts, upto)
                 self._writer.execute("COMMIT").fetchall()
             except BaseException:
                 with suppress(duckdb.Error):
@@ -194,7 +200,7 @@ class Store:
             }
             for old, new in changes
         ]  # fmt: skip
-        schema = pa.schema([*self._revision_schema, *(self._schemas["units"].field(name) for name in REVISED)])
+        schema = pa.schema([*self._revision_schema, *(self.schemas["units"].field(name) for name in REVISED)])
         columns = [pa.array([row[field.name] for row in rows], field.type) for field in schema]
         try:
             self._writer.register("revised", pa.Table.from_arrays(columns, schema=schema))
@@ -219,33 +225,24 @@ class Store:
         except duckdb.Error as error:
             raise StoreBrokenError(f"DuckDB cannot checkpoint: {_first_line(error)}") from error
 
-    def _insert(self, batch: Batch) -> list[tuple[Seen, Any]]:
-        span_hashes = self._drop_repeated_spans(batch)
-        self._drop_wrappers(batch)
-        unit_hashes = self._drop_repeated_units(batch)
-        counted: dict[tuple[str, str], list[Row]] = {}
-        for unit in batch.units:
-            counted.setdefault((unit["trace_id"], unit["call_id"]), []).append(unit)
-        for call in batch.calls:
-            settle(call, counted.get((call["trace_id"], call["id"]), []))
+    def _insert(self, packed: Packed) -> list[tuple[Seen, Hashes]]:
+        span_hashes = self._once(packed)
+        unit_hashes = self._billed_once(packed)
         for table in TABLES:
-            self._insert_rows(table, getattr(batch, table))
-        stored = len(batch.attempts) + len(batch.spans) + sum(call["source"] == "tallystick" for call in batch.calls)
-        batch.counts["stored"] += stored
-        told = sum(span["dropped_records"] for span in batch.spans)
-        batch.counts["dropped_records"] += told
-        batch.counts["dropped:by an app"] += told
+            self._insert_table(table, packed.tables[table])
+        own_calls = pc.sum(_is_own(packed.tables["calls"])).as_py() or 0
+        told = sum(packed.dropped_records.values())
+        packed.counts.update({
+            "stored": len(packed.tables["attempts"]) + len(packed.tables["spans"]) + own_calls,
+            "dropped_records": told, "dropped:by an app": told,
+        })  # fmt: skip
         return [(self._spans_seen, span_hashes), (self._units_seen, unit_hashes)]
 
-    def _insert_rows(self, table: str, rows: list[Row]) -> None:
-        if not rows:
+    def _insert_table(self, name: str, table: pa.Table) -> None:
+        if not len(table):
             return
-        schema = self._schemas[table]
-        # Each row is read once, not once a column: thousands of them do not fit the processor's cache.
-        values = zip(*map(itemgetter(*schema.names), rows), strict=True)
-        columns = [pa.array(column, field.type) for column, field in zip(values, schema, strict=True)]
-        self._writer.register("arrived", pa.Table.from_arrays(columns, schema=schema))
-        self._writer.execute(f"INSERT INTO {table} BY NAME SELECT * FROM arrived").fetchall()  # noqa: S608 -- of TABLES
+        self._writer.register("arrived", table)
+        self._writer.execute(f"INSERT INTO {name} BY NAME SELECT * FROM arrived").fetchall()  # noqa: S608 -- of TABLES
         self._writer.unregister("arrived")
 
     def _insert_forms(self, forms: dict[str, str]) -> set[str]:
@@ -267,39 +264,82 @@ class Store:
                 self._writer.execute("INSERT INTO counters VALUES (?, ?)", [name, count]).fetchall()
             self.counters[name] += count
 
-    # Duplicates
+    # Duplicates: looked for in columns; only when there may be one is anything looked at row by row
 
-    def _drop_repeated_spans(self, batch: Batch) -> Any:
-        """Drop spans that are stored already or come twice; return the hashes of what is left.
+    def _once(self, packed: Packed) -> Hashes:
+        """Drop spans that are stored already or come twice; return the hashes of what came."""
+        tables = packed.tables
+        spans = [tables["attempts"], tables["spans"], tables["calls"].filter(_is_own(tables["calls"]))]
+        keys = pa.concat_tables([table.select(["trace_id", "id"]) for table in spans])
+        hashes = self._hashes(keys)
+        suspects = keys.take(pa.array(np.flatnonzero(self._spans_seen.perhaps(hashes))))
+        stored = self._stored_spans(suspects)
+        if stored or len(np.unique(hashes)) < len(hashes):
+            batch = packed.unpack(*TABLES)
+            kept = self._drop_repeated_spans(batch, stored)
+            packed.dropped_records = {key: count for key, count in packed.dropped_records.items() if key in kept}
+            packed.repack(batch, *TABLES)
+        return hashes
+
+    def _drop_repeated_spans(self, batch: Batch, stored: Mapping[Key, Row]) -> Collection[Key]:
+        """Drop what comes twice, the later ones, and what is among ``stored``; return the ids of what is left.
 
         A foreign call is there twice on purpose, as a call and as a span; the span's fate decides for both.
         """
-        kept: dict[tuple[str, str], Row] = {}
-        dropped = 0
-        lists = (batch.attempts, batch.spans, [call for call in batch.calls if call["source"] == "tallystick"])
-        for rows in lists:
+        kept: dict[Key, Row] = {}
+        copies: Counter[Key] = Counter()
+        conflicts: set[tuple[Key, int]] = set()
+        for rows in (batch.attempts, batch.spans, [call for call in batch.calls if call["source"] == "tallystick"]):
             for row in rows:
-                if kept.setdefault((row["trace_id"], row["id"]), row) is not row:
-                    dropped += 1
-        keys = list(kept)
-        hashes = self._hashes(keys)
-        suspects = [key for key, perhaps in zip(keys, self._spans_seen.perhaps(hashes), strict=True) if perhaps]
-        stored = self._stored_spans(suspects)
-        dropped += len(stored)
-        if dropped:
-            _keep(batch, {key: row for key, row in kept.items() if key not in stored})
-        batch.counts["duplicates"] += dropped
-        return hashes
+                key = (row["trace_id"], row["id"])
+                copies[key] += 1
+                known = stored.get(key) or kept.setdefault(key, row)
+                if known is not row and _contradicts(known, row):
+                    conflicts.add((key, copies[key]))
+        conflicts |= _contradicting_units(batch.units, self._stored_units_of(stored.keys() & copies.keys()))
+        batch.counts.update({"duplicates": copies.total() - len(kept), "conflicts": len(conflicts)})
+        _keep(batch, kept)
+        return kept.keys()
 
-    def _stored_spans(self, keys: list[tuple[str, str]]) -> set[tuple[str, str]]:
-        if not keys:
-            return set()
-        ids = [span_id for _, span_id in keys]
-        sql = " UNION ALL ".join(
-            f"SELECT trace_id, id FROM {table} WHERE id IN (SELECT unnest(?::VARCHAR[]))"  # noqa: S608
-            for table in ("calls", "attempts", "spans")
-        )
-        return set(self._writer.execute(sql, [ids, ids, ids]).fetchall()) & set(keys)
+    def _stored_spans(self, suspects: pa.Table) -> dict[Key, Row]:
+        """Return those of ``suspects`` (their ids) that are stored."""
+        if not len(suspects):
+            return {}
+        wanted = set(zip(*suspects.to_pydict().values(), strict=True))
+        found: dict[Key, Row] = {}
+        for table in ("calls", "attempts", "spans"):
+            which = "source = 'tallystick'" if table == "calls" else "true"
+            sql = f"SELECT rowid, trace_id, id FROM {table} WHERE {which} AND id IN (SELECT unnest(?::VARCHAR[]))"  # noqa: S608
+            hits = self._writer.execute(sql, [suspects["id"].to_pylist()]).fetchall()
+            rowids = [rowid for rowid, *key in hits if tuple(key) in wanted]
+            if rowids:
+                rows = self._rows(table, "rowid IN (SELECT unnest(?::BIGINT[]))", [rowids])
+                found |= {(row["trace_id"], row["id"]): row for row in rows}
+        return found
+
+    def _stored_units_of(self, calls: Collection[Key]) -> list[Row]:
+        """Return the units that are stored of ``calls``."""
+        ids = [call_id for _, call_id in calls]
+        rows = self._rows("units", "call_id IN (SELECT unnest(?::VARCHAR[]))", [ids]) if ids else []
+        return [row for row in rows if (row["trace_id"], row["call_id"]) in calls]
+
+    def _billed_once(self, packed: Packed) -> Hashes:
+        """Leave one unit per billable response, and no call that only repeats another; return the units' hashes."""
+        units = packed.tables["units"]
+        is_named = pc.greater_equal(pc.utf8_length(units["unit_id"]), IDENTITY_CHARS_MIN)
+        keys = units.filter(is_named).select(["provider", "unit_id"])
+        hashes = self._hashes(keys)
+        stored = self._stored_units(keys.take(pa.array(np.flatnonzero(self._units_seen.perhaps(hashes)))))
+        is_anonymous = pc.and_(pc.is_null(units["unit_id"]), pc.not_equal(units["source"], "tallystick"))
+        may_wrap = self._anonymous or pc.any(is_anonymous).as_py()
+        if stored or may_wrap or len(np.unique(hashes)) < len(hashes):
+            batch = packed.unpack("calls", "units")
+            before = len(batch.calls), len(batch.units)
+            self._drop_wrappers(batch)
+            self._drop_repeated_units(batch, stored)
+            if before != (len(batch.calls), len(batch.units)):
+                packed.repack(batch, "calls", "units")
+        return hashes
 
     def _drop_wrappers(self, batch: Batch) -> None:
         """Drop foreign calls without a response id that wrap a call which is known better; both may come first.
@@ -338,18 +378,15 @@ class Store:
             call["started_at"] = (call["started_at"] - EPOCH) // MICROSECOND
         return found
 
-    def _drop_repeated_units(self, batch: Batch) -> Any:
+    def _drop_repeated_units(self, batch: Batch, stored: Mapping[Key, Rank]) -> None:
         """Keep one unit per (provider, response id): the most trusted one, stored before or not."""
-        best: dict[tuple[str, str], Row] = {}
+        best: dict[Key, Row] = {}
         for unit in batch.units:
             key = _identity(unit)
             if key is not None and (key not in best or _rank(unit) > _rank(best[key])):
                 best[key] = unit
-        keys = list(best)
-        hashes = self._hashes(keys)
-        suspects = [key for key, perhaps in zip(keys, self._units_seen.perhaps(hashes), strict=True) if perhaps]
-        for key, stored in self._stored_units(suspects).items():
-            if _rank(best[key]) > stored:
+        for key in best.keys() & stored.keys():
+            if _rank(best[key]) > stored[key]:
                 self._supersede(key)
                 batch.counts["duplicate_units"] += 1
             else:
@@ -359,17 +396,17 @@ class Store:
             batch.counts["duplicate_units"] += len(batch.units) - len(kept)
             batch.units[:] = kept
             _drop_empty_calls(batch)
-        return hashes
 
-    def _stored_units(self, keys: list[tuple[str, str]]) -> dict[tuple[str, str], tuple[int, bool, bool]]:
-        if not keys:
+    def _stored_units(self, suspects: pa.Table) -> dict[Key, Rank]:
+        """Return the best stored rank of those of ``suspects`` (provider, response id) that are stored."""
+        if not len(suspects):
             return {}
         sql = """
             SELECT provider, unit_id, max(precedence), bool_or(cost_usd IS NOT NULL), bool_or(NOT estimated)
             FROM units WHERE unit_id IN (SELECT unnest(?::VARCHAR[])) GROUP BY provider, unit_id
         """
-        rows = self._writer.execute(sql, [[unit_id for _, unit_id in keys]]).fetchall()
-        wanted = set(keys)
+        rows = self._writer.execute(sql, [suspects["unit_id"].to_pylist()]).fetchall()
+        wanted = set(zip(*suspects.to_pydict().values(), strict=True))
         return {(provider, unit_id): tuple(rank) for provider, unit_id, *rank in rows if (provider, unit_id) in wanted}
 
     def _supersede(self, key: tuple[str, str]) -> None:
@@ -384,24 +421,20 @@ class Store:
                 # A foreign call is nothing but its unit; it stays in ``spans``.
                 if left or call["source"] == "tallystick":
                     settle(call, left)
-                    self._insert_rows("calls", [call])
+                    self._insert_table("calls", table_of([call], self.schemas["calls"]))
 
     def _rows(self, table: str, where: str, params: Params) -> list[Row]:
         cursor = self._writer.execute(f"SELECT * FROM {table} WHERE {where}", params)  # noqa: S608 -- of TABLES
         columns = [column[0] for column in cursor.description]
-        rows = [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
-        # DuckDB hands a MAP out as a dict; Arrow takes one as pairs.
-        return [
-            {key: list(value.items()) if isinstance(value, dict) else value for key, value in row.items()}
-            for row in rows
-        ]
+        return [dict(zip(columns, map(_as_arrived, row), strict=True)) for row in cursor.fetchall()]
 
-    def _hashes(self, keys: list[tuple[str, str]]) -> Any:
-        if not keys:
+    def _hashes(self, keys: pa.Table) -> Hashes:
+        """Return a hash of each row of ``keys``, of the first column and the second."""
+        if not len(keys):
             return np.zeros(0, dtype=np.uint64)
-        first, second = zip(*keys, strict=True)
-        self._writer.register("keys", pa.table({"a": pa.array(first, pa.string()), "b": pa.array(second, pa.string())}))
-        hashes = self._writer.execute("SELECT hash(a, b) AS h FROM keys").fetchnumpy()["h"]
+        self._writer.register("keys", keys)
+        sql = f"SELECT hash({', '.join(keys.column_names)}) AS h FROM keys"  # noqa: S608 -- our own columns
+        hashes: Hashes = self._writer.execute(sql).fetchnumpy()["h"]
         self._writer.unregister("keys")
         return hashes
 
@@ -524,6 +557,45 @@ def _counters(cursor: duckdb.DuckDBPyConnection) -> Counter[str]:
     return Counter()
 
 
+def _as_arrived(value: Any) -> Any:
+    """Return what DuckDB hands out as rows have it: a MAP as pairs, a time in microseconds."""
+    if isinstance(value, dict):
+        return list(value.items())
+    return (value - EPOCH) // MICROSECOND if isinstance(value, datetime) else value
+
+
+def _is_own(calls: pa.Table) -> pa.ChunkedArray:
+    return pc.equal(calls["source"], "tallystick")
+
+
+def _contradicts(known: Row, copy: Row) -> bool:
+    """Tell whether two copies of a span say different things; what only one of them says is no contradiction."""
+    return any(_differ(known.get(name), value) for name, value in copy.items() if name not in MADE)
+
+
+def _contradicting_units(units: Iterable[Row], stored: Iterable[Row]) -> set[tuple[Key, int]]:
+    """Return which copies of which calls tell otherwise of a unit than the first copy did, or what is stored."""
+    first = {(unit["trace_id"], unit["call_id"], unit["position"]): unit for unit in stored}
+    copies: Counter[tuple[str, str, int]] = Counter()
+    found: set[tuple[Key, int]] = set()
+    for unit in units:
+        place = (unit["trace_id"], unit["call_id"], unit["position"])
+        copies[place] += 1
+        known = first.setdefault(place, unit)
+        if unit["source"] == "tallystick" and any(_differ(known[name], unit[name]) for name in UNIT_TOLD):
+            found.add((place[:2], copies[place]))
+    return found
+
+
+def _differ(one: Any, other: Any) -> bool:
+    if one is None or other is None or one == [] or other == []:
+        return False
+    if isinstance(one, list) and isinstance(one[0], tuple):
+        one, other = dict(one), dict(other)
+        return any(one[key] != other[key] for key in one.keys() & other.keys())
+    return bool(one != other)
+
+
 def _keep(batch: Batch, kept: dict[tuple[str, str], Row]) -> None:
     """Leave only ``kept`` in the batch, and of calls and units what belongs to them."""
     batch.attempts[:] = [row for row in batch.attempts if kept.get((row["trace_id"], row["id"])) is row]
@@ -593,7 +665,7 @@ def _drop_calls(batch: Batch, dropped: set[tuple[str, str]]) -> None:
     batch.units[:] = [unit for unit in batch.units if (unit["trace_id"], unit["call_id"]) not in dropped]
 
 
-def _rank(unit: Row) -> tuple[int, bool, bool]:
+def _rank(unit: Row) -> Rank:
     return unit["precedence"], unit["cost_usd"] is not None, not unit["estimated"]
 
 
