@@ -76,10 +76,23 @@ def test_a_budget_is_read_without_losing_a_digit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        (BUDGET + "limit = 3", "[[budget]] 'team': unknown key 'limit'; known: name, limit_usd, scope, window, "),
+        (
+            BUDGET + "limit = 3",
+            "[[budget]] 'team': unknown key 'limit'; known: name, limit_usd, limit_tokens, limit_calls, scope, ",
+        ),
         (BUDGET + "limit_usd = -5", "[[budget]] 'team': limit_usd is -5, must be greater than 0"),
         (BUDGET + "limit_usd = 'x'", "[[budget]] 'team': limit_usd is x, must be a valid decimal"),
-        (BUDGET, "[[budget]] 'team': limit_usd is missing"),
+        (BUDGET, "[[budget]] 'team': limit 'none' cannot work; allowed: exactly one of limit_usd, limit_tokens, "),
+        (
+            BUDGET + "limit_usd = 1\nlimit_calls = 1",
+            "limit 'limit_usd and limit_calls' cannot work; allowed: exactly one",
+        ),
+        (BUDGET + "limit_tokens = 1.5", "[[budget]] 'team': limit_tokens is 1.5, must be a valid integer"),
+        (
+            BUDGET + "limit_usd = 1\naction = 'stop'",
+            "action 'stop' cannot work; allowed: alert, block or downgrade:MODEL",
+        ),
+        (BUDGET + "limit_usd = 1\nwait = -1", "wait Decimal('-1') cannot work; allowed: seconds from 0 to 600"),
         ("[[budget]]\nlimit_usd = 1", "[[budget]] number 1: name is missing"),
         (BUDGET + "limit_usd = 1\nwindow = 'year'", "[[budget]] 'team': window 'year' cannot work"),
         (BUDGET + "limit_usd = 1\ntimezone = 'Mars'", "[[budget]] 'team': timezone 'Mars' cannot work"),

@@ -80,7 +80,23 @@ def test_every_dimension_may_be_a_scope(dimension: str) -> None:
         pytest.param("thresholds", (0.5,), "thresholds 0.5", "above 0", id="threshold-is-a-float"),
         pytest.param("thresholds", (Decimal(1), Decimal("0.5")), "['1', '0.5']", "ascending", id="thresholds-descend"),
         pytest.param("thresholds", (Decimal(1), Decimal("1.0")), "['1', '1.0']", "twice", id="thresholds-repeat"),
-        pytest.param("action", "block", "action 'block'", "allowed: alert", id="action-that-does-not-work-yet"),
+        pytest.param("action", "stop", "action 'stop'", "alert, block or downgrade:MODEL", id="action-unknown"),
+        pytest.param("action", "downgrade:", "'downgrade:'", "downgrade:MODEL", id="downgrade-to-nothing"),
+        pytest.param("action", 5, "action 5", "alert, block", id="action-is-a-number"),
+        pytest.param("limit_tokens", 5, "'limit_usd and limit_tokens'", "exactly one of", id="two-limits"),
+        pytest.param("limit_usd", None, "limit 'none'", "exactly one of limit_usd", id="no-limit"),
+        pytest.param("window", "rolling 0h", "'rolling 0h'", "rolling Nh", id="rolling-nothing"),
+        pytest.param("window", "rolling 745h", "'rolling 745h'", "up to 744", id="rolling-too-long"),
+        pytest.param("window", 5, "window 5", "hour, day", id="window-is-a-number"),
+        pytest.param("week_start", "Sunday", "'Sunday'", "sunday", id="week-start-unknown"),
+        pytest.param("group_by", ("usr",), "group_by 'usr'", "user", id="group-misspelt"),
+        pytest.param("group_by", ("user", "user"), "group_by", "each dimension once", id="group-repeats"),
+        pytest.param("fail", "half", "fail 'half'", "closed or open or slice", id="fail-unknown"),
+        pytest.param("on_unpriced", "cap", "on_unpriced 'cap'", "block or alert", id="unpriced-cannot-be-capped"),
+        pytest.param("on_unbounded", "x", "on_unbounded 'x'", "block or cap or alert", id="unbounded-unknown"),
+        pytest.param("wait", Decimal(601), "wait Decimal('601')", "0 to 600", id="wait-too-long"),
+        pytest.param("wait", 1.5, "wait 1.5", "seconds", id="wait-is-a-float"),
+        pytest.param("clamp", 1, "clamp 1", "true or false", id="clamp-is-a-number"),
     ],
 )
 def test_a_value_that_cannot_work_is_told_with_what_is_allowed(key: str, value: Any, shown: str, allowed: str) -> None:
@@ -122,6 +138,8 @@ def test_every_dimension_is_documented() -> None:
 def test_the_budgets_in_the_documentation_work() -> None:
     example = tomllib.loads(PAGE.partition("```toml")[2].partition("```")[0], parse_float=Decimal)
 
-    names = [Budget(**{**one, "limit_usd": Decimal(one["limit_usd"])}).name for one in example["budget"]]
+    exact = [
+        {**one, "limit_usd": Decimal(one["limit_usd"])} if "limit_usd" in one else one for one in example["budget"]
+    ]
 
-    assert names == ["chat", "everything this month"]
+    assert [Budget(**one).name for one in exact] == ["chat", "everything this month", "each user"]

@@ -27,7 +27,7 @@ class Alert:
     @property
     def limit_usd(self) -> Decimal:
         """The budget's limit, in USD."""
-        return self.budget.limit_usd
+        return self.budget.limit
 
     @property
     def share(self) -> Decimal:
@@ -41,7 +41,7 @@ def due_alert(budget: Budget, window: Window, spent_usd: Decimal, told: Collecti
     ``told`` are the thresholds already announced in this window.  When one batch jumps over several thresholds only
     the highest is due: one message, not three.  Spend that falls again, because a price was corrected, tells nothing.
     """
-    crossed = [share for share in budget.thresholds if spent_usd >= share * budget.limit_usd]
+    crossed = [share for share in budget.thresholds if spent_usd >= share * budget.limit]
     if not crossed or max(crossed) <= max(told, default=Decimal(0)):
         return None
     return Alert(budget=budget, window=window, threshold=max(crossed), spent_usd=spent_usd)

@@ -13,7 +13,7 @@ import json
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -59,9 +59,14 @@ class Alerting:
     """Two threads: one that looks at the budgets, one that delivers."""
 
     def __init__(
-        self, settings: Settings, journal: Journal, applier: Applier, clock: Callable[[], datetime] = utc_now
+        self,
+        settings: Settings,
+        journal: Journal,
+        applier: Applier,
+        budgets: Callable[[], Sequence[Budget]],
+        clock: Callable[[], datetime] = utc_now,
     ) -> None:
-        self.budgets = settings.budgets()
+        self.budgets = budgets
         self.journal = journal
         self.applier = applier
         self.clock = clock
@@ -118,7 +123,7 @@ class Alerting:
 
     def look(self, now: datetime) -> None:
         """Raise what is due at ``now``."""
-        for budget in self.budgets:
+        for budget in self.budgets():
             window = window_at(budget, now)
             told = self._told[budget.name, window.start]
             spent_usd, unpriced_units = query.spent(self._ask, budget, window.start, window.end)

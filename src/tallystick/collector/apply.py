@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from google.protobuf.message import DecodeError
 
 from tallystick.collector import reprice
@@ -43,6 +44,7 @@ BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 STUCK_S = 10.0
 ALONE = frozenset({Kind.PRICES, Kind.REPRICE})
 REOPEN_S = 5.0
+Observer = Callable[[pa.Table, Position], None]
 
 
 @dataclass(slots=True)
@@ -71,6 +73,8 @@ class Applier:
         self.progress_at = time.monotonic()
         self.committed = threading.Event()
         """Set after each commit; whoever waits for it clears it."""
+        self.observer: Observer | None = None
+        """Told the calls that each commit stored, on the applier's thread."""
         self._open_store = open_store
         self._stopping = threading.Event()
         self._checkpointed = True
@@ -200,7 +204,10 @@ class Applier:
         """Store a group; when a row in it cannot be stored, its halves, down to the one record that is the cause."""
         group = self._decode(found)
         try:
-            self.store.apply(pack(group.batch, self.store.schemas), upto, group.statements)
+            packed = pack(group.batch, self.store.schemas)
+            self.store.apply(packed, upto, group.statements)
+            if self.observer is not None:
+                self.observer(packed.tables["calls"], upto)
         except BadRowsError as error:
             if len(found) == 1:
                 self._set_aside(found[0], str(error))
@@ -269,7 +276,7 @@ class Applier:
     def _take(self, group: _Group, record: Record) -> None:
         if record.kind == Kind.TRACES:
             group.batch.extend(self.decoder.decode(record.payload, record.time_ns))
-        elif record.kind == Kind.ALERT:
+        elif record.kind == Kind.ALERT or (record.kind == Kind.BUDGET and record.payload[:1] == b"{"):
             group.statements += statements(json.loads(record.payload))
         elif record.kind == Kind.NOTE:
             for name, count in json.loads(record.payload)["counts"].items():

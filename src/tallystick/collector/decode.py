@@ -72,6 +72,7 @@ TAKEN = frozenset({
     names.FEATURE, names.USER, names.SESSION, names.CALLER, names.KEY, names.UNITS, names.REQUEST_MAX_TOKENS,
     names.REQUEST_DIGEST, names.PREFIX_DIGESTS, names.TEMPLATE, names.REQUEST_CHARACTERS,
     names.REQUEST_TOOLS_CHARACTERS, names.REQUEST_MESSAGES, names.LINK_ID, names.LINK_KIND, names.LINK_INDEX,
+    names.RESERVATION,
 })  # fmt: skip
 
 # The columns of what a provider said of its rate limits, and where it stands.
@@ -308,6 +309,7 @@ def _call(row: Row, span: Any, found: wire.Attributes, scoped: wire.Scoped, emis
         "prompt": _text(found.get(names.PROMPT_NAME)),
         "key_id": _text(found.get(names.KEY)),
         "caller": _text(found.get(names.CALLER)),
+        "reservation_id": _text(found.get(names.RESERVATION)),
         "tags": _tags(found),
         "finish_reasons": _texts(found.get(names.RESPONSE_FINISH_REASONS)),
         "max_tokens": _count(found.get(names.REQUEST_MAX_TOKENS), None),

@@ -1,4 +1,4 @@
-"""What became of an alert, as records of the journal and as statements that bring the tables up to them.
+"""What became of an alert, and what budgets refused, as records of the journal and as statements for the tables.
 
 The journal is the truth: a claim is in it before the message is sent, and the outcome right after, so neither a restart
 nor a rebuild of the tables tells an alert twice.
@@ -6,9 +6,12 @@ nor a rebuild of the tables tells an alert twice.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
+
+from tallystick.model.ledger import instant
 
 Event = Mapping[str, Any]
 Statement = tuple[str, list[Any]]
@@ -76,7 +79,35 @@ def _delayed(event: Event) -> list[Statement]:
     ]
 
 
-_APPLY = {"raised": _raised, "sending": _sending, "delivered": _delivered, "refused": _refused, "delayed": _delayed}
+def _turned_away(event: Event) -> list[Statement]:
+    """Of a call that a budget refused."""
+    group = dict(zip(event["group_by"], event["group"], strict=True))
+    values: list[Any] = [event["id"], _naive(event["at"]), event["budget"], group, event["action"], event["reason"]]
+    values += [event["unit"], event["limit"], event["spent"], event["reserved"], event["needed"]]
+    values += [*map(_naive, event["window"]), _naive(event["resets_at"]), event["dimensions"]]
+    return [(f"INSERT INTO refusals VALUES ({', '.join('?' * len(values))})", values)]  # noqa: S608
+
+
+def _defined(event: Event) -> list[Statement]:
+    definition = event["budget"]
+    values = [_naive(event["at"]), definition["name"], event["source"], json.dumps(definition)]
+    return [("INSERT INTO budget_changes VALUES (?, ?, ?, ?)", values)]
+
+
+def _dropped(event: Event) -> list[Statement]:
+    return [
+        ("INSERT INTO budget_changes VALUES (?, ?, ?, NULL)", [_naive(event["at"]), event["name"], event["source"]])
+    ]
+
+
+_APPLY = {
+    "raised": _raised, "sending": _sending, "delivered": _delivered, "refused": _refused, "delayed": _delayed,
+    "turned_away": _turned_away, "define": _defined, "drop": _dropped,
+}  # fmt: skip
+
+
+def _naive(at_us: int | None) -> datetime | None:
+    return None if at_us is None else instant(at_us).replace(tzinfo=None)
 
 
 def _utc(text: str) -> datetime:

@@ -358,7 +358,7 @@ def _budget(ask: Ask, budget: Budget, now: datetime) -> Json:
     return {
         "name": budget.name,
         "scope": dict(budget.scope),
-        "limit_usd": _plain(budget.limit_usd),
+        "limit_usd": _plain(budget.limit),
         "action": budget.action,
         "window": {
             "kind": budget.window,
@@ -367,7 +367,7 @@ def _budget(ask: Ask, budget: Budget, now: datetime) -> Json:
             "end": _iso(window.end),
         },
         "spent_usd": _plain(spent_usd),
-        "share": _plain(round(spent_usd / budget.limit_usd, 6)),
+        "share": _plain(round(spent_usd / budget.limit, 6)),
         "unpriced_units": unpriced_units,
         "thresholds": [_plain(share, trim=False) for share in budget.thresholds],
         "alerts": [_named(ALERT, row) for row in raised],
@@ -403,6 +403,36 @@ def scope_where(budget: Budget, start: datetime, end: datetime) -> tuple[str, li
         where += f" AND coalesce({column}, '') = ?"
         values += [*more, value]
     return where, values
+
+
+AMOUNTS = {"usd": "sum(cost_usd)", "tokens": "sum(input_tokens + output_tokens)", "calls": "count(*)"}
+
+
+def never_asked(
+    ask: Ask, budget: Budget, start: datetime, since: datetime, part_us: int | None
+) -> tuple[tuple[int, int], list[tuple[tuple[str, ...], int | None, Decimal]]]:
+    """Return how far the journal is applied, and what calls from ``start`` on took of ``budget`` without holding it.
+
+    Those are calls without a reservation, and all that began before ``since``.  It is one row per group, and with
+    ``part_us`` one per part of time, whose start in microseconds is the second value.
+    """
+    where, values = scope_where(budget, start, LATEST)
+    columns, grouped = ["NULL" if part_us is None else f"epoch_us(started_at) // {part_us} * {part_us}"], []
+    for name in budget.group_by:
+        column, more = _dimension(name)
+        columns.append(f"coalesce({column}, '')")
+        grouped += more
+    listed = ", ".join(f"{column} AS c{number}" for number, column in enumerate(columns))
+    sql = f"""
+        SELECT value, found.* FROM meta LEFT JOIN (
+            SELECT {AMOUNTS[budget.unit]} AS amount, {listed} FROM calls
+            WHERE {where} AND (reservation_id IS NULL OR started_at < ?) GROUP BY ALL
+        ) AS found ON true WHERE key = 'applied'
+    """
+    rows = ask(sql, [*grouped, *values, _naive(since)])
+    sums = [(tuple(group), at, Decimal(amount)) for _, amount, at, *group in rows if amount]
+    segment, offset = json.loads(rows[0][0])
+    return (segment, offset), sums
 
 
 # Parameters

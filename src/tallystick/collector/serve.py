@@ -19,7 +19,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tallystick.collector import export, lookup, metrics, openapi, patience, query
+from tallystick.collector.admission import Admission
 from tallystick.collector.apply import Applier
+from tallystick.collector.budgeting import Budgeting
 from tallystick.collector.journal import Journal, Position
 from tallystick.collector.prices import Prices
 from tallystick.collector.receive import Receiver
@@ -102,6 +104,7 @@ class Answers:
     settings: Settings
     pool: ThreadPoolExecutor
     prices: Prices
+    budgeting: Budgeting
     begun: Position = field(init=False)
     """How far the journal was when the collector started."""
 
@@ -125,7 +128,7 @@ class Answers:
 
     async def budgets(self, request: Request) -> Response:
         """Answer how far each budget is spent."""
-        budgets = self.settings.budgets()
+        budgets = self.budgeting.budgets()
         return await self._answer(lambda: query.budgets(self._ask, _params(request), _now(), budgets))
 
     async def _tabular(self, request: Request, question: Callable[..., Any]) -> Response:
@@ -159,7 +162,7 @@ class Answers:
         """Answer the ledger and the budgets as Prometheus' text."""
 
         def asked() -> Response:
-            budgets = query.budgets(self._ask, (), _now(), self.settings.budgets())["rows"]
+            budgets = query.budgets(self._ask, (), _now(), self.budgeting.budgets())["rows"]
             healthy = (self.journal.fault or self.applier.trouble()) is None
             return Response(
                 metrics.text(self._ledger(), budgets, healthy=healthy), 200, HEADERS, media_type=metrics.MEDIA_TYPE
@@ -250,7 +253,7 @@ class Answers:
 
 def application(receiver: Receiver, answers: Answers) -> ASGIApp:
     """Return the collector's ASGI application."""
-    return Guard(Starlette(
+    return Guard(Admission(answers.budgeting, Starlette(
         routes=[
             Route("/v1/traces", receiver.traces, methods=["POST"]),
             Route("/v1/metrics", receiver.ignored, methods=["POST"]),
@@ -267,7 +270,7 @@ def application(receiver: Receiver, answers: Answers) -> ASGIApp:
             Route("/api/v1/{question}", answers.ranged),
         ],
         exception_handlers={404: _not_found, 405: _not_allowed, 500: _broken},
-    ))  # fmt: skip
+    )))  # fmt: skip
 
 
 async def _described(_request: Request) -> Response:

@@ -18,6 +18,7 @@ import uvicorn
 from tallystick.collector.adopt import Adopter
 from tallystick.collector.alerting import Alerting
 from tallystick.collector.apply import Applier
+from tallystick.collector.budgeting import Budgeting
 from tallystick.collector.decode import Decoder
 from tallystick.collector.folder import Folder, own
 from tallystick.collector.journal import Journal
@@ -70,9 +71,10 @@ class Service:
         self.applier = Applier(self.journal, open_store, decoder, quarantine, collector.group_ms)
         self.prices = Prices(shelf, self.journal, self.applier)
         self.adopter = Adopter(collector.spool, self.journal)
-        self.alerting = Alerting(self.settings, self.journal, self.applier)
+        self.budgeting = Budgeting(self.settings.budgets(), self.journal, self.applier)
+        self.alerting = Alerting(self.settings, self.journal, self.applier, self.budgeting.budgets)
         self.pool = ThreadPoolExecutor(collector.query_threads, thread_name_prefix="tallystick-query")
-        answers = Answers(self.applier, self.journal, self.settings, self.pool, self.prices)
+        answers = Answers(self.applier, self.journal, self.settings, self.pool, self.prices, self.budgeting)
         self.app = application(Receiver(self.journal, collector), answers)
         config = uvicorn.Config(
             self.app,
@@ -101,6 +103,7 @@ class Service:
         self.applier.start()
         self.prices.start()
         self.adopter.start()
+        self.budgeting.start()
         self.alerting.start()
         await self.server.serve(sockets=[self.socket])
 
@@ -115,6 +118,7 @@ class Service:
         self.adopter.stop()
         self.prices.stop()
         self.alerting.stop()
+        self.budgeting.stop()
         self.journal.close()
         self.applier.stop()
         if self.folder is not None:

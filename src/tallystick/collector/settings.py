@@ -20,7 +20,7 @@ from pydantic_settings import (
 )
 
 from tallystick.errors import SettingsError
-from tallystick.model.budgets import ACTIONS, THRESHOLDS, WINDOWS, Budget
+from tallystick.model.budgets import FAIL, ON_UNBOUNDED, ON_UNPRICED, THRESHOLDS, WINDOWS, Budget
 from tallystick.model.places import DEFAULT_COLLECTOR_PORT, data_dir, spool_dir
 
 FILE = "tallystick.toml"
@@ -131,17 +131,28 @@ class BudgetSettings(BaseModel, extra="forbid", frozen=True):
     """``[[budget]]``: a limit on what a scope may spend in a window."""
 
     name: str = Field(description="What alerts and the dashboard call it; each name once.")
-    limit_usd: Amount = Field(gt=0, description="The limit, in USD.")
+    limit_usd: Amount | None = Field(default=None, gt=0, description="The limit, in USD.")
+    limit_tokens: int | None = Field(default=None, gt=0, description="Or the limit in tokens, read and written.")
+    limit_calls: int | None = Field(default=None, gt=0, description="Or the limit in calls.")
     scope: dict[str, str] = Field(
         default_factory=dict, description='Which calls count, as { feature = "chat" }; empty: every call.'
     )
-    window: str = Field(default="day", description=f"One of {', '.join(WINDOWS)}.")
+    group_by: tuple[str, ...] = Field(
+        default=(), description='Each combination of these dimensions has the limit for itself, as ["user"].'
+    )
+    window: str = Field(default="day", description=f"One of {', '.join(WINDOWS)}, or rolling, as rolling 24h.")
     timezone: str = Field(default="UTC", description="Where the window's days begin, an IANA name.")
     reset_at: time = Field(default=time(), description='The local time at which the window begins, as "06:00".')
+    week_start: str = Field(default="monday", description="The day with which a week begins.")
     thresholds: tuple[Amount, ...] = Field(
         default=THRESHOLDS, description="Shares of the limit at which an alert is raised, ascending; 0.8 is 80 %."
     )
-    action: str = Field(default="alert", description=f"What happens at the limit; {' or '.join(ACTIONS)}.")
+    action: str = Field(default="alert", description="What happens at the limit: alert, block or downgrade:MODEL.")
+    fail: str = Field(default="closed", description=f"While no collector answers: {', '.join(FAIL)}.")
+    on_unpriced: str = Field(default="block", description=f"Calls without a known price: {', '.join(ON_UNPRICED)}.")
+    on_unbounded: str = Field(default="block", description=f"Calls that nothing bounds: {', '.join(ON_UNBOUNDED)}.")
+    wait: Amount = Field(default=Decimal(0), description="How long a call may wait for room, in seconds.")
+    clamp: bool = Field(default=False, description="Whether max_tokens may be lowered to what fits.")
 
     def budget(self) -> Budget:
         """Return the value that the rest of the collector works with."""

@@ -40,6 +40,8 @@ class Kind(IntEnum):
     """zlib of JSON: the price book by which everything behind it is priced."""
     REPRICE = 5
     """JSON: units that are to be priced again by the book in force; see `tallystick.collector.reprice`."""
+    BUDGET = 6
+    """JSON: an event of the budgets' ledger; see `tallystick.model.ledger`."""
 
 
 @dataclass(frozen=True, slots=True)

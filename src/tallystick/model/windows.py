@@ -7,6 +7,8 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
+from tallystick.model.budgets import WEEKDAYS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -32,10 +34,12 @@ def window_at(budget: Budget, at: datetime) -> Window:
 
     A window starts when the clock on the wall in the budget's zone first shows its reset time, or jumps over it.  So a
     day has 23, 23.5, 24 or 25 hours, and one whose midnight does not exist starts with the first minute that does.
-    Raises ValueError when ``at`` has no zone.
+    A rolling window is the one that ends ``at``.  Raises ValueError when ``at`` has no zone.
     """
     if at.tzinfo is None:
         raise ValueError(f"{at!r} has no zone, so it is no instant; give it one, UTC say")
+    if budget.rolling is not None:
+        return Window(at - budget.rolling, at)
     zone = ZoneInfo(budget.timezone)
     starts = {_instant(label, zone) for label in _labels(budget, at.astimezone(zone))}
     return Window(
@@ -59,8 +63,8 @@ def _labels(budget: Budget, local: datetime) -> Iterator[datetime]:
     if budget.window == "day":
         days = [today + n * DAY for n in range(-2, 4)]
     elif budget.window == "week":
-        monday = today - today.weekday() * DAY
-        days = [monday + n * 7 * DAY for n in range(-1, 3)]
+        first = today - (today.weekday() - WEEKDAYS.index(budget.week_start)) % 7 * DAY
+        days = [first + n * 7 * DAY for n in range(-1, 3)]
     else:
         days = [_month(today, n) for n in range(-1, 3)]
     for day in days:
