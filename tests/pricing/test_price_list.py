@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -223,6 +224,59 @@ def test_openai_tiers_have_their_own_rates(model: str, tier: str, rates: tuple[s
     receipt = price("openai", model, usage, api="responses", service_tier=tier, timestamp=NOON)
 
     assert receipt.cost_usd == each(rates, 1000)
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "case", "rates"),
+    [
+        # Fine-tuned models in a batch: no plain halves.  Input, cached input, output.
+        pytest.param("openai", "ft:gpt-4o-2024-08-06:acme::a", {"batch": True}, ("2.225", "0.90", "12.50"), id="ft-4o"),
+        pytest.param("openai", "ft:gpt-4.1-2025-04-14:acme::a", {"batch": True}, ("1.5", "0.5", "6"), id="ft-4.1"),
+        pytest.param("openai", "ft:gpt-4.1-mini-2025-04-14:a::a", {"batch": True}, ("0.4", "0.1", "1.6"), id="ft-mini"),
+        pytest.param("google", "gemini-2.5-pro", {"service_tier": "flex"}, ("0.625", "0.125", "5"), id="gemini-flex"),
+        pytest.param("google", "gemini-2.5-flash", {"service_tier": "flex"}, ("0.15", "0.03", "1.25"), id="flash-flex"),
+        pytest.param(
+            "google", "gemini-2.5-pro", {"service_tier": "priority"}, ("2.25", "0.225", "18"), id="gemini-priority"
+        ),
+    ],
+)
+def test_batches_and_tiers_that_the_library_leaves_out(
+    provider: str, model: str, case: dict[str, Any], rates: tuple[str, ...]
+) -> None:
+    usage = {"prompt_tokens": 2000, "prompt_tokens_details": {"cached_tokens": 1000}, "completion_tokens": 1000,
+             "total_tokens": 3000}  # fmt: skip
+
+    receipt = price(provider, model, usage, api="chat", timestamp=NOON, **case)
+
+    assert (receipt.status, receipt.cost_usd) == (CostStatus.EXACT, each(rates, 1000))
+
+
+@pytest.mark.parametrize(
+    ("model", "rate"),
+    [("text-embedding-3-small", "0.01"), ("text-embedding-3-large", "0.065"), ("text-embedding-ada-002", "0.05")],
+)
+def test_embeddings_in_a_batch_cost_half(model: str, rate: str) -> None:
+    usage = {"prompt_tokens": 1000, "total_tokens": 1000}
+
+    receipt = price("openai", model, usage, api="embeddings", batch=True, timestamp=NOON)
+
+    assert receipt.cost_usd == each((rate,), 1000)
+
+
+@pytest.mark.parametrize("model", ["claude-sonnet-4-20250514", "claude-sonnet-4-5-20250929"])
+@pytest.mark.parametrize(
+    ("prompt", "at", "rates"),
+    [
+        pytest.param(200_000, "2026-02-10T10:00:00Z", ("3", "15"), id="at-the-step"),
+        pytest.param(200_001, "2026-02-10T10:00:00Z", ("6", "22.5"), id="over-it"),
+        pytest.param(200_001, "2026-04-29T23:59:59Z", ("6", "22.5"), id="on-the-last-day"),
+        pytest.param(200_001, "2026-04-30T00:00:00Z", ("3", "15"), id="when-the-beta-had-ended"),
+    ],
+)
+def test_sonnet_4_and_4_5_had_a_long_context_rate(model: str, prompt: int, at: str, rates: tuple[str, str]) -> None:
+    receipt = price("anthropic", model, {"input_tokens": prompt, "output_tokens": 10}, api="messages", timestamp=at)
+
+    assert receipt.cost_usd == (prompt * Decimal(rates[0]) + 10 * Decimal(rates[1])) / MILLION
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from typing import Any
 
 import pytest
@@ -509,6 +509,28 @@ def test_your_own_key_at_openrouter_costs_both_charges() -> None:
     receipt = price("openrouter", "anthropic/claude-sonnet-4.5", wire, timestamp=NOON)
 
     assert (receipt.status, receipt.cost_usd) == (CostStatus.PROVIDER_REPORTED, Decimal("0.0105"))
+
+
+@pytest.mark.parametrize(("api", "names"), [("chat", ("prompt", "completion")), ("responses", ("input", "output"))])
+def test_xai_states_its_charge_in_ticks(api: str, names: tuple[str, str]) -> None:
+    counts = {f"{names[0]}_tokens": 100, f"{names[1]}_tokens": 10, "total_tokens": 110}
+
+    with localcontext(prec=3):  # what an app sets for its thread must not round a charge
+        receipt = price("xai", "grok-4.7", {**counts, "cost_in_usd_ticks": 37756001}, api=api, timestamp=NOON)
+
+    assert (receipt.status, receipt.cost_usd) == (CostStatus.PROVIDER_REPORTED, Decimal("0.0037756001"))
+    assert receipt.usage is not None
+    assert (receipt.usage.input_tokens, receipt.usage.output_tokens) == (100, 10)
+
+
+def test_a_rate_that_only_one_reseller_tells_makes_an_estimate() -> None:
+    split = {"audio_tokens": 1000, "text_tokens": 0}
+    wire = {"prompt_tokens": 1000, "prompt_tokens_details": split, "completion_tokens": 0, "total_tokens": 1000}
+
+    receipt = price("openai", "gpt-4o-audio-preview-2024-10-01", wire, api="chat", timestamp=NOON)
+
+    assert (receipt.status, receipt.cost_usd) == (CostStatus.ESTIMATED, usd("100"))
+    assert receipt.notes[0].startswith("the rate of input_audio is an estimate: the first snapshot's own rates")
 
 
 def test_a_charge_that_an_unlisted_host_states_is_not_believed() -> None:

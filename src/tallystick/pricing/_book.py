@@ -29,6 +29,8 @@ class Spec:
     steps: tuple[tuple[int, Decimal], ...]
     source: str
     valid_from: str | None
+    estimated: bool = False
+    """True when nobody who could know has published the rate."""
 
     def at(self, prompt_tokens: int) -> Decimal:
         """Return the price for a prompt of that many tokens; a step holds for more than its count, not at it."""
@@ -42,7 +44,7 @@ class Spec:
 class Row:
     """Rates that hold from a day to a day, at some hours, in some case (tier, batch, speed)."""
 
-    __slots__ = ("days", "full", "hours", "rates", "since", "source", "until", "when")
+    __slots__ = ("days", "estimated", "full", "hours", "rates", "since", "source", "until", "when")
 
     def __init__(self, raw: Mapping[str, Any], source: str) -> None:
         self.when: str = raw.get("when", STANDARD)
@@ -51,6 +53,7 @@ class Row:
         self.hours = tuple((time.fromisoformat(a), time.fromisoformat(b)) for a, b in raw.get("hours", ()))
         self.days = frozenset(raw.get("days", ()))
         self.full: bool = bool(raw.get("full"))
+        self.estimated: bool = bool(raw.get("estimated"))
         self.source: str = raw.get("source", source)
         if back := raw.get("back"):
             self.source += f" (dated back from {back}: the same ratio to the standard rate)"
@@ -59,7 +62,8 @@ class Row:
     def _spec(self, value: str | list[Any]) -> Spec:
         base, *steps = [value] if isinstance(value, str) else value
         pairs = tuple((int(above), Decimal(price)) for above, price in zip(steps[::2], steps[1::2], strict=True))
-        return Spec(Decimal(base), pairs, self.source, self.since.isoformat() if self.since else None)
+        since = self.since.isoformat() if self.since else None
+        return Spec(Decimal(base), pairs, self.source, since, self.estimated)
 
     def is_active(self, at: datetime) -> bool:
         """Tell whether the row holds at ``at``, which is in UTC."""

@@ -11,9 +11,8 @@ from typing import Any
 from tallystick.errors import SettingsError
 from tallystick.pricing import _names
 from tallystick.pricing._book import Book, Spec, load_book, matches
-from tallystick.pricing._items import STAND_IN, UNITS
+from tallystick.pricing._items import EXACT, STAND_IN, UNITS
 from tallystick.pricing._receipts import (
-    EXACT,
     MALFORMED,
     TIERS,
     ZERO,

@@ -1,6 +1,11 @@
-"""What can be charged: every item's unit, and for how many units its price is quoted."""
+"""What can be charged: every item's unit, for how many units its price is quoted, and how amounts are reckoned."""
 
 from __future__ import annotations
+
+from decimal import ROUND_HALF_EVEN, Context, DivisionByZero, InvalidOperation, Overflow
+
+# Our own context: an app that set a short or trapping one for its thread must not change a cost.
+EXACT = Context(prec=28, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation, DivisionByZero, Overflow])
 
 TOKENS = ("token", 1_000_000)
 

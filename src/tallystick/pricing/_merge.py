@@ -91,6 +91,8 @@ def _override_row(entry: Mapping[str, Any]) -> Json:
     if "weekdays" in entry:
         row["days"] = entry["weekdays"]
     row["source"] = entry.get("source", "overrides")
+    if entry.get("estimated"):
+        row["estimated"] = 1
     return row
 
 

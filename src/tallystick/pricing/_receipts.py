@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import ROUND_HALF_EVEN, Context, Decimal, DivisionByZero, InvalidOperation, Overflow
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from tallystick.errors import SettingsError
@@ -13,11 +13,9 @@ from tallystick.model.receipt import CostStatus, Line, Receipt
 from tallystick.model.usage import Usage
 from tallystick.pricing import _names, _wire
 from tallystick.pricing._book import STANDARD, Book, Discount, Found, Multiplier, Spec, load_book
-from tallystick.pricing._items import STAND_IN, UNITS
+from tallystick.pricing._items import EXACT, STAND_IN, UNITS
 from tallystick.pricing._wire import Part, Reading, Refused
 
-# Our own context: an app that set a short or trapping one for its thread must not change a cost.
-EXACT = Context(prec=28, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation, DivisionByZero, Overflow])
 ONE, ZERO = Decimal(1), Decimal(0)
 PLANS_MAX = 4096
 TIMED = object()
@@ -236,6 +234,8 @@ def _priced(
         for item, count in counts.items():
             line = _line(book, plan, part, item, count)
             lines.append(line)
+            if plan.terms[item].spec.estimated:
+                doubts += (f"the rate of {item} is an estimate: {line.source}",)
             listed = EXACT.add(listed, line.cost_usd)
         total = EXACT.add(total, listed)
         if plan.discount is not None:
@@ -358,9 +358,7 @@ def _is_case(multiplier: Multiplier, case: Case) -> bool:
 
 
 def _line(book: Book, plan: Plan, part: Part, item: str, count: int | Decimal) -> Line:
-    term = plan.terms.get(item)
-    if term is None:
-        term = plan.terms[item] = _term(book, plan, item)
+    term = term_of(book, plan, item)
     model = plan.found.model
     quantity = Decimal(count)
     if model.minimum and term.unit == "second" and quantity:
@@ -384,6 +382,14 @@ def _line(book: Book, plan: Plan, part: Part, item: str, count: int | Decimal) -
 
 
 FREE = Spec(ZERO, (), "listed as free of charge", None)
+
+
+def term_of(book: Book, plan: Plan, item: str) -> Term:
+    """Return what ``item`` costs in ``plan``; raises Refused when no rate is listed."""
+    term = plan.terms.get(item)
+    if term is None:
+        term = plan.terms[item] = _term(book, plan, item)
+    return term
 
 
 def _term(book: Book, plan: Plan, item: str) -> Term:

@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple, cast
 
 from tallystick.model.usage import Usage
+from tallystick.pricing._items import EXACT
 
 Wire = Mapping[str, Any]
 Counts = dict[str, int | Decimal]
@@ -398,9 +399,12 @@ def read_google_chat(wire: Wire, params: Wire) -> Reading:
 
 
 def read_reporting(wire: Wire, params: Wire) -> Reading:
-    """OpenRouter and Perplexity: the charge itself is in the usage, and it wins over any list."""
-    stated = _stated(wire.get("cost"))
-    read = read_messages if _is_messages(None, wire, str(params.get("api"))) else read_chat
+    """OpenRouter, Perplexity, xAI: the charge itself is in the usage, and it wins over any list."""
+    ticks = wire.get("cost_in_usd_ticks")
+    stated = _stated(wire.get("cost")) if ticks is None else EXACT.scaleb(amount(ticks, "cost_in_usd_ticks"), -10)
+    read = (
+        read_messages if _is_messages(None, wire, str(params.get("api"))) else read_chat if ticks is None else read_xai
+    )
     try:
         reading = read(wire, params)
     except Refused:
@@ -412,7 +416,7 @@ def read_reporting(wire: Wire, params: Wire) -> Reading:
     notes: tuple[str, ...] = ()
     upstream = inner(wire, "cost_details").get("upstream_inference_cost")
     if wire.get("is_byok") is True and upstream is not None:
-        stated += amount(upstream, "upstream_inference_cost")
+        stated = EXACT.add(stated, amount(upstream, "upstream_inference_cost"))
         notes = ("with the upstream provider's charge to your own key",)
     return Reading(usage=reading.usage, parts=(), stated_usd=stated, notes=notes)
 
@@ -552,7 +556,7 @@ def read_without_usage(params: Wire) -> Reading:
 
 def reader_of(provider: str | None, wire: Wire, api: str) -> Callable[[Wire, Wire], Reading]:
     """Return the reader for ``wire``: by its own keys first, because they cannot lie about themselves."""
-    if wire.get("cost") is not None and provider in _REPORTING:
+    if provider in _REPORTING and wire.get(_REPORTING[provider]) is not None:
         return read_reporting
     if "promptTokenCount" in wire or "prompt_token_count" in wire:
         return read_gemini
@@ -571,7 +575,9 @@ def reader_of(provider: str | None, wire: Wire, api: str) -> Callable[[Wire, Wir
     return _BY_PROVIDER.get(provider or "", read_chat)
 
 
-_REPORTING = frozenset({"openrouter", "perplexity"})
+# Who states the charge, and where.  Sources: openrouter.ai/docs/use-cases/usage-accounting; docs.x.ai/developers/
+# cost-tracking: what was billed, tools and discounts included, 10^10 ticks to the dollar.
+_REPORTING = {"openrouter": "cost", "perplexity": "cost", "x-ai": "cost_in_usd_ticks"}
 _BY_PROVIDER = {
     "x-ai": read_xai,
     "google": read_google_chat,

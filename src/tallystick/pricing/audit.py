@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from tallystick.errors import SettingsError
-from tallystick.pricing._book import STANDARD, Book, Found, load_book
-from tallystick.pricing._items import STAND_IN, UNITS
+from tallystick.pricing._book import STANDARD, Book, load_book
+from tallystick.pricing._items import EXACT, UNITS
 from tallystick.pricing._names import Place
+from tallystick.pricing._receipts import Case, plan_of, term_of
+from tallystick.pricing._wire import Refused
 
 # litellm's names (model_prices_and_context_window.json, 1.109) in ours.
 ITEMS = {
@@ -117,8 +119,8 @@ def audit(book: Book, theirs: Mapping[str, Any], at: datetime) -> Audit:
             continue
         for item, case, above, price in _prices(entry):
             found.compared += 1
-            ours = _ours(listed, item, case, above, at)
-            if ours != price:
+            ours = _ours(book, Place(provider), model, item, case, above, at)
+            if ours != price and not (ours is None and price == 0):
                 found.differences.append(Difference(provider, model, item, case, above, ours, price))
     found.differences.sort(key=lambda d: (d.provider, d.model, d.case, d.item, d.above))
     return found
@@ -134,14 +136,13 @@ def _prices(entry: Mapping[str, Any]) -> Iterator[tuple[str, str, int, Decimal]]
         yield ITEMS[read["item"]], _CASES[read["case"]], int(read["above"] or 0) * 1000, price
 
 
-def _ours(found: Found, item: str, case: str, above: int, at: datetime) -> Decimal | None:
-    rates = found.model.rates(at, case)
-    if rates is None:
+def _ours(book: Book, place: Place, model: str, item: str, case: str, above: int, at: datetime) -> Decimal | None:
+    """Return what a token of ``item`` is charged at, multipliers included; None when it would be refused."""
+    try:
+        term = term_of(book, plan_of(book, place, model, None, Case(case, "", ""), at), item)
+    except Refused:
         return None
-    for name in (item, *STAND_IN.get(item, ())):
-        if spec := rates.get(name):
-            return spec.at(above + 1 if above else 0).normalize()
-    return None
+    return EXACT.multiply(term.spec.at(above + 1 if above else 0), term.multiplier).normalize()
 
 
 def _show(found: Audit, path: Path) -> None:

@@ -21,7 +21,20 @@ _KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     # table: (needed, allowed besides)
     "price": (
         ("provider", "model"),
-        (*_TIMES, *_ALWAYS, *UNITS, "when", "above", "hours", "weekdays", "replace", "unpublished", "free", "minimum"),
+        (
+            *_TIMES,
+            *_ALWAYS,
+            *UNITS,
+            "when",
+            "above",
+            "hours",
+            "weekdays",
+            "replace",
+            "unpublished",
+            "free",
+            "minimum",
+            "estimated",
+        ),
     ),
     "alias": (("provider", "name", "model"), _ALWAYS),
     "multiplier": (("provider", "models", "when", "factor"), (*_TIMES, *_ALWAYS, "estimated")),
