@@ -402,7 +402,7 @@ def read_reporting(wire: Wire, params: Wire) -> Reading:
     """OpenRouter, Perplexity, xAI: the charge itself is in the usage, and it wins over any list."""
     ticks = wire.get("cost_in_usd_ticks")
     stated = _stated(wire.get("cost")) if ticks is None else EXACT.scaleb(amount(ticks, "cost_in_usd_ticks"), -10)
-    read = read_chat if ticks is None else read_xai
+    read: Callable[[Wire, Wire], Reading] = read_chat if ticks is None else read_xai
     if _is_messages(None, wire, str(params.get("api"))):
         read = read_messages
     try:
