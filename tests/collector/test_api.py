@@ -43,7 +43,7 @@ def collector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
                 attempts=[
                     {"http.response.status_code": 429, "tallystick.attempt.outcome": "rate_limited",
                      "tallystick.attempt.retry_after_s": 1.5, "duration_ms": 100.0},
-                    {"http.response.status_code": 200, "started_ms": 1700.0},
+                    {"http.response.status_code": 200, "started_ms": 1700.0, "tallystick.attempt.waited_s": 1.6},
                 ],
             ),
             otlp_call(

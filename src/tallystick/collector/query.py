@@ -7,12 +7,14 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -43,9 +45,12 @@ COLUMNS = {
     "chain": "chain",
     "link": "link",
 }
+MANY = frozenset({"user", "session", "digest", "chain"})
+"""Dimensions that may have about as many values as there are calls; tags too."""
 TAG = "tag."
 FAILED = "failed"
 LIMIT_MAX = 1000
+ID_CHARS = 16
 ROWS_MAX = 10_000
 EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2262, 1, 1, tzinfo=UTC)
 BUCKETS = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1), "day": timedelta(days=1)}
@@ -67,15 +72,20 @@ FIGURES = """
     coalesce(sum(cache_read_tokens), 0)::BIGINT AS cache_read_tokens,
     coalesce(sum(cache_write_tokens), 0)::BIGINT AS cache_write_tokens,
     coalesce(sum(output_tokens), 0)::BIGINT AS output_tokens,
-    coalesce(sum(reasoning_tokens), 0)::BIGINT AS reasoning_tokens,
-    quantile_cont(latency_ms, 0.5) AS latency_ms_p50,
-    quantile_cont(latency_ms, 0.95) AS latency_ms_p95
+    coalesce(sum(reasoning_tokens), 0)::BIGINT AS reasoning_tokens
 """
 FIGURE_NAMES = (
     "calls", "failed", "attempts", "units", "spend_usd", "estimated_usd", "wasted_usd", "unpriced_units",
     "input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens",
-    "latency_ms_p50", "latency_ms_p95",
 )  # fmt: skip
+QUANTILES = {"latency_ms_p50": 0.5, "latency_ms_p95": 0.95}
+EXACT_CALLS_MAX = 500_000
+"""Of more calls than this the quantiles come from counts by size of latency: sorting all would not fit the memory."""
+STEPS_PER_E = 25
+"""So many sizes to a factor of e: neighbours are 4 % apart, so a quantile is off by 2 % at most."""
+SIZE = f"round(ln(greatest(latency_ms, 0.001)) * {STEPS_PER_E})::SMALLINT"
+ATTEMPT_WITHIN = timedelta(days=1)
+"""An attempt begins within a day of its call; what a question reads of the one for the other is bounded by that."""
 
 # Names in the answer, and the columns where they come from.
 CALL = {name: COLUMNS.get(name, name) for name in (
@@ -97,12 +107,14 @@ ATTEMPT = (
     "input_tokens_limit", "input_tokens_remaining", "output_tokens_limit", "output_tokens_remaining",
 )  # fmt: skip
 ALERT = ("threshold", "spent_usd", "raised_at", "state", "delivered_at", "deliveries", "error")
+# What a page of calls is in the order of, and how a cursor's number becomes that again.
 ORDERS = {
-    "-started_at": ("epoch_us(started_at)", "DESC"),
-    "started_at": ("epoch_us(started_at)", "ASC"),
-    "-cost_usd": ("coalesce(cost_usd, -1)", "DESC"),
-    "-latency_ms": ("coalesce(round(latency_ms * 1000)::BIGINT, -1)", "DESC"),
+    "-started_at": ("started_at", "DESC", "make_timestamp(?::BIGINT)"),
+    "started_at": ("started_at", "ASC", "make_timestamp(?::BIGINT)"),
+    "-cost_usd": ("coalesce(cost_usd, -1)", "DESC", "?::DECIMAL(18, 12)"),
+    "-latency_ms": ("coalesce(latency_ms, -1)", "DESC", "?::DOUBLE"),
 }
+NAIVE_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 -- DuckDB's TIMESTAMP is naive, and UTC here
 
 
 class BadParameterError(TallystickError):
@@ -132,8 +144,9 @@ def totals(ask: Ask, params: Params, now: datetime) -> Json:
     sql = f"SELECT {FIGURES}, {more} FROM calls WHERE {asked.where}"
     *figures, estimated_units, first, last = ask(sql, asked.values)[0]
     found = _named(FIGURE_NAMES, figures)
-    return {"start": _iso(asked.start), "end": _iso(asked.end), **found, "estimated_units": estimated_units,
-            "first_call_at": _iso(first), "last_call_at": _iso(last)}  # fmt: skip
+    latencies = _latencies(ask, asked, ("NULL::VARCHAR", []), found["calls"])
+    return {"start": _iso(asked.start), "end": _iso(asked.end), **found, **latencies(None),
+            "estimated_units": estimated_units, "first_call_at": _iso(first), "last_call_at": _iso(last)}  # fmt: skip
 
 
 def groups(ask: Ask, params: Params, now: datetime) -> Json:
@@ -142,12 +155,60 @@ def groups(ask: Ask, params: Params, now: datetime) -> Json:
     by = asked.rest.get("by", "model")
     column, values = _dimension(by)
     limit = _integer(asked.rest, "limit", ROWS_MAX, 1, ROWS_MAX)
+    dearest = f"GROUP BY 1 ORDER BY spend_usd DESC, calls DESC, key LIMIT {limit}"
+    if by in MANY or by.startswith(TAG):  # sums over all of the calls for the few of which they are wanted
+        sql = f"""
+            SELECT {column} AS key, coalesce(sum(cost_usd), 0) AS spend_usd, count(*) AS calls FROM calls
+            WHERE {asked.where} {dearest}
+        """
+        _only(asked, (column, values), [row[0] for row in ask(sql, [*values, *asked.values])])
+    sql = f"SELECT {column} AS key, {FIGURES} FROM calls WHERE {asked.where} {dearest}"
+    found = [_named(("key", *FIGURE_NAMES), row) for row in ask(sql, [*values, *asked.values])]
+    latencies = _latencies(ask, asked, (column, values), sum(row["calls"] for row in found))
+    return {"by": by, "rows": [row | latencies(row["key"]) for row in found]}
+
+
+def _only(asked: Range, column: tuple[str, list[Any]], keys: Sequence[str | None]) -> None:
+    """Narrow a range to the calls whose ``column`` is one of ``keys``."""
+    sql, values = column
+    asked.where += f" AND ({sql} IN (SELECT unnest(?::VARCHAR[]))"
+    asked.values += [*values, [key for key in keys if key is not None]]
+    if None in keys:
+        asked.where += f" OR {sql} IS NULL"
+        asked.values += values
+    asked.where += ")"
+
+
+def _latencies(ask: Ask, asked: Range, column: tuple[str, list[Any]], calls: int) -> Callable[[str | None], Json]:
+    """Return what gives the quantiles of the latencies of a key, a value of ``column``."""
+    sql, values = column
+    if calls <= EXACT_CALLS_MAX:
+        shares = list(QUANTILES.values())
+        sql = f"""
+            SELECT {sql} AS key, quantile_cont(latency_ms, {shares}) FROM calls WHERE {asked.where} GROUP BY 1
+        """
+        exact: dict[str | None, list[float | None]] = dict(ask(sql, [*values, *asked.values]))
+        return lambda key: dict(zip(QUANTILES, exact.get(key) or [None] * len(shares), strict=True))
+    sizes: dict[str | None, list[tuple[int, int]]] = {}
     sql = f"""
-        SELECT {column} AS key, {FIGURES} FROM calls WHERE {asked.where}
-        GROUP BY 1 ORDER BY spend_usd DESC, calls DESC, key LIMIT {limit}
+        SELECT {sql} AS key, {SIZE} AS size, count(*)::BIGINT FROM calls
+        WHERE {asked.where} AND latency_ms IS NOT NULL GROUP BY 1, 2 ORDER BY size
     """
-    rows = ask(sql, [*values, *asked.values])
-    return {"by": by, "rows": [_named(("key", *FIGURE_NAMES), row) for row in rows]}
+    for key, size, count in ask(sql, [*values, *asked.values]):
+        sizes.setdefault(key, []).append((size, count))
+    return lambda key: {name: _quantile(sizes.get(key, []), share) for name, share in QUANTILES.items()}
+
+
+def _quantile(sizes: Sequence[tuple[int, int]], share: float) -> float | None:
+    """Return the latency that a ``share`` of all does not pass, from how many there are of each size, ascending."""
+    if not sizes:
+        return None
+    upto = list(accumulate(count for _, count in sizes))
+    place = (upto[-1] - 1) * share
+    lower, upper = (
+        math.exp(sizes[bisect_right(upto, rank)][0] / STEPS_PER_E) for rank in (math.floor(place), math.ceil(place))
+    )
+    return round(lower + (upper - lower) * (place % 1), 3)
 
 
 def series(ask: Ask, params: Params, now: datetime) -> Json:
@@ -176,40 +237,52 @@ def failures(ask: Ask, params: Params, now: datetime) -> Json:
     """What failed, how often, and what retries made of it."""
     asked = _range(params, now)
     sql = f"""
-        SELECT outcome, provider, count(*)::BIGINT, coalesce(sum(cost_usd), 0), max(started_at) FROM calls
-        WHERE {asked.where} AND outcome <> 'ok' GROUP BY ALL ORDER BY 3 DESC, 1, 2
+        SELECT outcome, provider, count(*)::BIGINT AS calls, coalesce(sum(cost_usd), 0), max(started_at),
+            count(*) FILTER (attempts > 1)::BIGINT, coalesce(sum(greatest(attempts - 1, 0)), 0)::BIGINT
+        FROM calls WHERE {asked.where} GROUP BY 1, 2 ORDER BY calls DESC, 1, 2
     """
-    rows = ask(sql, asked.values)
-    tried = f"WITH asked AS (SELECT trace_id, id, provider FROM calls WHERE {asked.where})"
-    sql = f"""
-        {tried} SELECT a.outcome, asked.provider, count(*)::BIGINT, max(a.started_at)
-        FROM attempts a JOIN asked ON asked.trace_id = a.trace_id AND asked.id = a.call_id
-        WHERE a.outcome <> 'ok' GROUP BY ALL ORDER BY 3 DESC, 1, 2
-    """
-    attempts = ask(sql, asked.values)
-    sql = f"""
-        SELECT count(*) FILTER (outcome = 'ok' AND attempts <= 1)::BIGINT,
-            count(*) FILTER (outcome = 'ok' AND attempts > 1)::BIGINT, count(*) FILTER (outcome <> 'ok')::BIGINT,
-            coalesce(sum(greatest(attempts - 1, 0)), 0)::BIGINT
-        FROM calls WHERE {asked.where}
-    """
-    first_try, after_retry, gave_up, extra = ask(sql, asked.values)[0]
-    # What passed between the end of an attempt and the start of the next one of the same call.
-    sql = f"""
-        {tried}, tries AS (
-            SELECT a.retry_after_s, epoch_us(a.started_at)
-                - lag(epoch_us(a.started_at) + coalesce(a.duration_ms, 0) * 1000)
-                OVER (PARTITION BY a.trace_id, a.call_id ORDER BY a.number, a.started_at) AS waited_us
-            FROM attempts a JOIN asked ON asked.trace_id = a.trace_id AND asked.id = a.call_id)
-        SELECT coalesce(sum(retry_after_s), 0), coalesce(sum(greatest(waited_us, 0)), 0) / 1e6 FROM tries
-    """
-    asked_s, waited_s = ask(sql, asked.values)[0]
+    ended = ask(sql, asked.values)
+    well = [row for row in ended if row[0] == "ok"]
+    after_retry = sum(row[5] for row in well)
+    tried = _tried(ask, asked)
+    rows = [row[:5] for row in ended if row[0] != "ok"]
     return {
         "rows": [_named(("outcome", "provider", "calls", "wasted_usd", "last_at"), row) for row in rows],
-        "attempts": [_named(("outcome", "provider", "attempts", "last_at"), row) for row in attempts],
-        "funnel": {"first_try": first_try, "after_retry": after_retry, "gave_up": gave_up},
-        "retry": {"attempts_extra": extra, "retry_after_asked_s": float(asked_s), "waited_s": float(waited_s)},
-    }
+        "attempts": [
+            _named(("outcome", "provider", "attempts", "last_at"), row) for row in tried if row[0] not in {"ok", None}
+        ],
+        "funnel": {
+            "first_try": sum(row[2] for row in well) - after_retry, "after_retry": after_retry,
+            "gave_up": sum(row[2] for row in rows),
+        },
+        "retry": {
+            "attempts_extra": sum(row[6] for row in ended), "retry_after_asked_s": math.fsum(row[4] for row in tried),
+            "waited_s": math.fsum(row[5] for row in tried),
+        },
+    }  # fmt: skip
+
+
+def _tried(ask: Ask, asked: Range) -> list[tuple[Any, ...]]:
+    """Return (outcome, provider, how many, the last, seconds asked to wait, seconds waited) of the range's attempts.
+
+    Only those are looked at of which there is something to tell, and their calls are found by a hash of the ids: among
+    ten million, two are mistaken for each other once in 100,000 ledgers.
+    """
+    sql = f"""
+        WITH tried AS (
+            SELECT hash(trace_id, call_id) AS place, outcome, started_at, retry_after_s, waited_s FROM attempts
+            WHERE started_at >= ? AND started_at < ?
+                AND (outcome <> 'ok' OR retry_after_s IS NOT NULL OR waited_s IS NOT NULL)),
+        asked AS (
+            SELECT hash(trace_id, id) AS place, provider, started_at FROM calls WHERE {asked.where})
+        SELECT tried.outcome, asked.provider, count(*)::BIGINT AS attempts, max(tried.started_at),
+            coalesce(sum(tried.retry_after_s), 0), coalesce(sum(tried.waited_s), 0)
+        FROM tried JOIN asked ON asked.place = tried.place AND tried.started_at < asked.started_at + ?
+        GROUP BY 1, 2 ORDER BY attempts DESC, 1, 2
+    """
+    bounds = [_naive(asked.start), _naive(asked.end)]
+    begun = _naive(max(asked.start - ATTEMPT_WITHIN, EARLIEST))
+    return ask(sql, [*bounds, begun, *asked.values[1:], ATTEMPT_WITHIN])
 
 
 def calls(ask: Ask, params: Params, now: datetime) -> Json:
@@ -219,29 +292,39 @@ def calls(ask: Ask, params: Params, now: datetime) -> Json:
     if order not in ORDERS:
         raise BadParameterError(f"order is {order!r}; one of {', '.join(ORDERS)}")
     limit = _integer(asked.rest, "limit", 50, 1, LIMIT_MAX)
-    column, direction = ORDERS[order]
+    column, direction, opened = ORDERS[order]
     where, values = asked.where, list(asked.values)
+    following, within = ("<", ">=") if direction == "DESC" else (">", "<=")
     if asked.rest.get("cursor"):
-        compared = "<" if direction == "DESC" else ">"
-        where += f" AND ({column}, trace_id, id) {compared} (?::{_cursor_type(order)}, ?, ?)"
-        values += _opened(asked.rest["cursor"], order)
+        at, *ids = _opened(asked.rest["cursor"], order)
+        where += f" AND ({column} {following} {opened} OR ({column} = {opened} AND (trace_id, id) {following} (?, ?)))"
+        values += [at, at, *ids]
+    # The place of the page's end first, from one column; then the rest of what lies within it.
+    sql = f"SELECT {column} FROM calls WHERE {where} ORDER BY 1 {direction} LIMIT {limit + 1}"
+    places = ask(sql, values)
+    if not places:
+        return {"rows": [], "next_cursor": None}
     sql = f"""
-        SELECT {", ".join(CALL.values())}, {column} FROM calls WHERE {where}
+        SELECT {", ".join(CALL.values())}, {column} FROM calls WHERE {where} AND {column} {within} ?
         ORDER BY {column} {direction}, trace_id {direction}, id {direction} LIMIT {limit + 1}
     """
-    rows = ask(sql, values)
+    rows = ask(sql, [*values, places[-1][0]])
     page = rows[:limit]
-    following = _closed(page[-1], order) if len(rows) > limit else None
-    return {"rows": [_named(tuple(CALL), row) for row in page], "next_cursor": following}
+    return {
+        "rows": [_named(tuple(CALL), row) for row in page],
+        "next_cursor": _closed(page[-1], order) if len(rows) > limit else None,
+    }
 
 
 def call(ask: Ask, call_id: str) -> Json:
     """One call with its units, receipts and attempts; ``call_id`` may be its beginning."""
     wanted = call_id.lower()
-    if not 1 <= len(wanted) <= 16 or not set(wanted) <= set("0123456789abcdef"):
+    if not 1 <= len(wanted) <= ID_CHARS or not set(wanted) <= set("0123456789abcdef"):
         raise BadParameterError(f"{call_id[:64]!r} is no call; an id is 16 hex digits, or its beginning")
+    where = "id = ?" if len(wanted) == ID_CHARS else "starts_with(id, ?)"
     rows = ask(
-        f"SELECT {', '.join(CALL.values())} FROM calls WHERE starts_with(id, ?) ORDER BY id, trace_id LIMIT 6", [wanted]
+        f"SELECT {', '.join(CALL.values())}, started_at FROM calls WHERE {where} ORDER BY id, trace_id LIMIT 6",
+        [wanted],
     )
     if not rows:
         raise NotFoundError(f"no call {call_id} is stored; it may still be on its way, or be named otherwise")
@@ -251,19 +334,35 @@ def call(ask: Ask, call_id: str) -> Json:
             f"{len(rows) if len(rows) < 6 else 'more than 5'} calls begin with {call_id}: {matches}"
         )
     found = _named(tuple(CALL), rows[0])
-    sql = """
-        SELECT unit_id, provider, model, api, answered_at, usage, params, estimated, cost_usd, cost_status,
-            price_version, receipt
-        FROM units WHERE trace_id = ? AND call_id = ? ORDER BY position
-    """
-    units = [_named(UNIT, row) for row in ask(sql, [found["trace_id"], found["id"]])]
-    _open_units(ask, units)
+    begun = rows[0][-1]
+    units = _units_of(ask, found, begun)
     revisions = _revisions(ask, found)
     for position, unit in enumerate(units):
         unit["revisions"] = revisions.get(position, [])
-    sql = f"SELECT {', '.join(ATTEMPT)} FROM attempts WHERE trace_id = ? AND call_id = ? ORDER BY number, started_at"
-    attempts = [_named(ATTEMPT, row) for row in ask(sql, [found["trace_id"], found["id"]])]
+    sql = f"""
+        SELECT {", ".join(ATTEMPT)} FROM attempts
+        WHERE started_at >= ? AND started_at < ? AND trace_id = ? AND call_id = ? ORDER BY number, started_at
+    """
+    near = [begun - ATTEMPT_WITHIN, begun + ATTEMPT_WITHIN]
+    attempts = [_named(ATTEMPT, row) for row in ask(sql, [*near, found["trace_id"], found["id"]])]
     return {"call": found, "units": units, "attempts": attempts}
+
+
+def _units_of(ask: Ask, found: Json, begun: datetime) -> list[Json]:
+    """Return the units of a call: looked for around its time first, and everywhere when they are not all there."""
+    sql = """
+        SELECT unit_id, provider, model, api, answered_at, usage, params, estimated, cost_usd, cost_status,
+            price_version, receipt
+        FROM units WHERE answered_at >= ? AND answered_at < ? AND trace_id = ? AND call_id = ? ORDER BY position
+    """
+    rows: list[tuple[Any, ...]] = []
+    near = (begun - ATTEMPT_WITHIN, begun + ATTEMPT_WITHIN)
+    for start, end in (near, (_naive(EARLIEST), _naive(LATEST))):
+        if len(rows) < found["units"]:
+            rows = ask(sql, [start, end, found["trace_id"], found["id"]])
+    units = [_named(UNIT, row) for row in rows]
+    _open_units(ask, units)
+    return units
 
 
 def _open_units(ask: Ask, units: list[Json]) -> None:
@@ -567,12 +666,9 @@ def _day_start(day: date, zone: ZoneInfo) -> datetime:
 # Cursors
 
 
-def _cursor_type(order: str) -> str:
-    return "DECIMAL(18,12)" if order == "-cost_usd" else "BIGINT"
-
-
 def _closed(row: tuple[Any, ...], order: str) -> str:
-    text = json.dumps([order, format(Decimal(row[-1]), "f"), row[1], row[0]])
+    at = (row[-1] - NAIVE_EPOCH) // timedelta(microseconds=1) if isinstance(row[-1], datetime) else row[-1]
+    text = json.dumps([order, format(Decimal(repr(at) if isinstance(at, float) else at), "f"), row[1], row[0]])
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 

@@ -116,6 +116,12 @@ class Store:
         self._database = _open(path, memory_limit_mb)
         try:
             self._writer = self._cursor()
+            if 0 < _schema(self._writer) < SCHEMA:
+                # A new column takes 256 KB for every 122,880 rows until the next checkpoint: more than the limit.
+                self._database.close()
+                _migrate_alone(path)
+                self._database = _open(path, memory_limit_mb)
+                self._writer = self._cursor()
             _migrate(self._writer, path)
             self.schemas = {table: _arrow_schema(self._writer, table) for table in TABLES}
             """The columns of what `apply` takes."""
@@ -474,6 +480,8 @@ def open_or_set_aside(
         wal.rename(_beside(aside, wal))
     try:
         return Store(path, memory_limit_mb, query_timeout_s), None
+    except duckdb.OutOfMemoryException as error:
+        raise StoreError(f"{path} needs more memory to open: {_first_line(error)}; raise memory_limit_mb") from error
     except (duckdb.Error, StoreBrokenError, KeyError, IndexError, ValueError) as error:
         if not existed:
             raise StoreError(f"cannot make {path}: {_first_line(error)}") from error
@@ -490,10 +498,12 @@ def _beside(aside: Path, path: Path) -> Path:
     return aside / f"{time.time_ns()}-{path.name}"
 
 
-def _open(path: Path, memory_limit_mb: int) -> duckdb.DuckDBPyConnection:
+def _open(path: Path, memory_limit_mb: int | None) -> duckdb.DuckDBPyConnection:
+    """Open the file; without a limit DuckDB takes four fifths of the machine's memory if it needs them."""
+    limit = {} if memory_limit_mb is None else {"memory_limit": f"{memory_limit_mb}MB"}
     database = duckdb.connect(":memory:", config={
         "autoinstall_known_extensions": "false", "autoload_known_extensions": "false",
-        "memory_limit": f"{memory_limit_mb}MB", "threads": "2", "temp_directory": str(path.with_name("tmp")),
+        "threads": "2", "temp_directory": str(path.with_name("tmp")), **limit,
     })  # fmt: skip
     try:
         quoted = str(path).replace("'", "''")
@@ -511,10 +521,27 @@ def _open(path: Path, memory_limit_mb: int) -> duckdb.DuckDBPyConnection:
     return database
 
 
+def _migrate_alone(path: Path) -> None:
+    """Run the migrations that a file with rows in it lacks, with as much memory as they need."""
+    database = _open(path, None)
+    try:
+        cursor = database.cursor()
+        cursor.execute("USE ledger").fetchall()
+        _migrate(cursor, path)
+        cursor.execute("CHECKPOINT ledger").fetchall()
+    finally:
+        database.close()
+
+
+def _schema(cursor: duckdb.DuckDBPyConnection) -> int:
+    """Return the number of the last migration that the file has seen, 0 when it is new."""
+    tables = cursor.execute("SELECT count(*) FROM duckdb_tables() WHERE database_name = 'ledger'").fetchall()[0][0]
+    return int(cursor.execute("SELECT value FROM meta WHERE key = 'schema'").fetchall()[0][0]) if tables else 0
+
+
 def _migrate(cursor: duckdb.DuckDBPyConnection, path: Path) -> None:
     """Run the migrations that the file lacks, in order, each with its number in one transaction."""
-    tables = cursor.execute("SELECT count(*) FROM duckdb_tables() WHERE database_name = 'ledger'").fetchall()[0][0]
-    found = int(cursor.execute("SELECT value FROM meta WHERE key = 'schema'").fetchall()[0][0]) if tables else 0
+    found = _schema(cursor)
     if found > SCHEMA:
         raise StoreTooNewError(str(path), found, SCHEMA)
     scripts = sorted(files("tallystick.collector").joinpath("migrations").iterdir(), key=lambda script: script.name)

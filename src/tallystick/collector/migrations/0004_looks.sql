@@ -25,7 +25,8 @@ ALTER TABLE attempts ADD COLUMN input_tokens_remaining BIGINT;
 ALTER TABLE attempts ADD COLUMN output_tokens_limit BIGINT;
 ALTER TABLE attempts ADD COLUMN output_tokens_remaining BIGINT;
 
--- Of what is stored already, that which was among the other attributes; attempts and prefixes come with a rebuild.
+-- Of what is stored already, that which was among the other attributes; attempts, prefixes, and what is older than the
+-- last 200,000 calls come with a rebuild: an UPDATE of many rows does not fit the memory.
 UPDATE calls SET
     max_tokens = TRY_CAST(map_extract_value(attributes, 'gen_ai.request.max_tokens') AS INTEGER),
     digest = map_extract_value(attributes, 'tallystick.request_digest'),
@@ -35,4 +36,5 @@ UPDATE calls SET
     messages = TRY_CAST(map_extract_value(attributes, 'tallystick.request.messages') AS INTEGER),
     chain = coalesce(map_extract_value(attributes, 'tallystick.link.id'), id),
     link = map_extract_value(attributes, 'tallystick.link.kind'),
-    link_index = TRY_CAST(map_extract_value(attributes, 'tallystick.link.index') AS INTEGER);
+    link_index = TRY_CAST(map_extract_value(attributes, 'tallystick.link.index') AS INTEGER)
+WHERE rowid > (SELECT max(rowid) FROM calls) - 200000;
