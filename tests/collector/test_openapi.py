@@ -16,6 +16,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
 EXAMPLES = {
     "bucket": "hour", "by": "model", "timezone": "UTC", "format": "json", "limit": "5", "order": "started_at",
     "name": "model", "kind": "call", "start": "2026-01-01", "end": "2026-01-02", "cursor": "",
+    "about": "prices", "to": "anthropic/claude-haiku-4-5",
 }  # fmt: skip
 
 

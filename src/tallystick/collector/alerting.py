@@ -48,6 +48,15 @@ CONTRIBUTORS = 3
 CONTRIBUTING = ("feature", "user", "model")
 APPLIED_S = 30.0
 STOP_S = 2.0
+TEST = Message(
+    text="Tallystick: this is a test. Alerts about budgets will come here.",
+    blocks=(
+        {
+            "type": "section",
+            "text": {"type": "mrkdwn", "text": "*This is a test.* Alerts about budgets will come here."},
+        },
+    ),
+)
 
 
 def utc_now() -> datetime:
@@ -99,6 +108,21 @@ class Alerting:
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(STOP_S)
+
+    def channels(self) -> list[str]:
+        """Return where alerts go, by name."""
+        return ["Slack"] if self.slack else []
+
+    def test(self) -> list[dict[str, Any]]:
+        """Send a message that says that it is a test, once, and return what became of it at each channel."""
+        if self.slack is None:
+            return []
+        error = None
+        try:
+            self.slack.deliver(TEST)
+        except (DeliveryDelayedError, DeliveryRefusedError) as failed:
+            error = str(failed)
+        return [{"channel": "Slack", "delivered": error is None, "error": error}]
 
     # Watching
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import Any
 
+from tallystick.collector.advice import ABOUT
 from tallystick.collector.query import BUCKETS, COLUMNS, ORDERS
 
 Schema = Mapping[str, Any]
@@ -33,12 +34,16 @@ QUESTIONS: Mapping[str, tuple[str, bool, dict[str, Schema]]] = {
     "spans": ("Stored spans by attribute: how many, which, and a sum", False, RANGE | {
         "sum": TEXT, "kind": {"type": "string", "enum": ["call", "attempt", "span"]}, "limit": NUMBER,
     }),
+    "advice": ("What could be saved, each figure with its cause and its calls", True, RANGE | {
+        "about": {"type": "string", "enum": list(ABOUT)}, "to": TEXT,
+    }),
 }  # fmt: skip
 OTHERS: Mapping[str, str] = {
     "/api/v1/calls/{id}": "One call with its units, receipts and attempts",
     "/api/v1/traces/{id}": "All that is stored of a trace",
     "/api/v1/budgets": "How far each budget is spent",
     "/api/v1/ledger": "What came and what became of it",
+    "/api/v1/doctor": "Whether the ledger is right, and what to do if not",
     "/api/v1/openapi.json": "This document",
     "/metrics": "The ledger and the budgets for Prometheus",
     "/readyz": "Whether what had arrived can be asked for",
@@ -46,8 +51,50 @@ OTHERS: Mapping[str, str] = {
 }
 POSTS: Mapping[str, str] = {
     "/api/v1/reprice": "Price stored units again by the book in force",
+    "/api/v1/alerts/test": "Send a test message to every channel",
     "/v1/traces": "Take an OTLP export of spans",
 }
+
+USD: Schema = {"type": ["string", "null"], "description": "USD with every digit; null when unknown"}
+COUNT: Schema = {"type": "integer", "minimum": 0}
+STRINGS: Schema = {"type": "array", "items": TEXT}
+ONE_OR_MORE: Schema = {"type": "object", "additionalProperties": {"anyOf": [TEXT, STRINGS]}}
+
+
+def _object(**properties: Schema) -> Schema:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _list(**properties: Schema) -> Schema:
+    return {"type": "array", "items": _object(**properties)}
+
+
+# The answers that are described down to their parts, by the path that gives them.
+ANSWERS: dict[str, Schema] = {
+    "advice": _object(
+        start=TIME, end=TIME, days=TEXT, calls=COUNT, spend_usd=TEXT, monthly_spend_usd=USD,
+        rows=_list(
+            about={"type": "string", "enum": list(ABOUT)}, title=TEXT, cause=TEXT, calls=COUNT, usd=USD,
+            monthly_usd=USD,
+            means={"type": "string", "enum": ["saved", "held", "unknown"]},
+            bound={"type": "string", "enum": ["exact", "about", "at most", "at least"]},
+            assumes=STRINGS, evidence={"type": "object"}, filters=ONE_OR_MORE,
+            parts=_list(label=TEXT, calls=COUNT, usd=USD, monthly_usd=USD, filters=ONE_OR_MORE),
+        ),
+        quiet=_list(about=TEXT, reason=TEXT),
+    ),
+    "/api/v1/doctor": _object(
+        version=TEXT, address=TEXT, data=TEXT, spool=TEXT,
+        checks=_list(name=TEXT, state={"type": "string", "enum": ["ok", "warn", "fail"]}, told=TEXT, todo=TEXT),
+        services=_list(
+            service={"type": ["string", "null"]}, calls=COUNT, last_call_at=TIME, ahead_s={"type": ["number", "null"]}
+        ),
+        emitters=_list(emitter=TEXT, calls=COUNT, last_call_at=TIME), channels=STRINGS, ledger={"type": "object"},
+    ),
+    "/api/v1/alerts/test": _object(
+        rows=_list(channel=TEXT, delivered={"type": "boolean"}, error={"type": ["string", "null"]})
+    ),
+}  # fmt: skip
 
 
 def document(questions: Iterable[str]) -> dict[str, Any]:
@@ -90,6 +137,8 @@ def _operation(told: str, path: str) -> dict[str, Any]:
         "summary": told,
         "responses": {"200": {"description": told}, "4XX": error, "5XX": error},
     }
+    if path in ANSWERS:
+        operation["responses"]["200"]["content"] = {"application/json": {"schema": ANSWERS[path]}}
     if "{id}" in path:
         operation["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": TEXT}]
     return operation

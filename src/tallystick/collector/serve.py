@@ -18,8 +18,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tallystick.collector import export, lookup, metrics, openapi, patience, query
+from tallystick import __version__
+from tallystick.collector import advice, doctor, export, lookup, metrics, openapi, patience, query
 from tallystick.collector.admission import Admission
+from tallystick.collector.alerting import Alerting
 from tallystick.collector.apply import Applier
 from tallystick.collector.budgeting import Budgeting
 from tallystick.collector.journal import Journal, Position
@@ -105,6 +107,7 @@ class Answers:
     pool: ThreadPoolExecutor
     prices: Prices
     budgeting: Budgeting
+    alerting: Alerting
     begun: Position = field(init=False)
     """How far the journal was when the collector started."""
 
@@ -116,7 +119,7 @@ class Answers:
         name = request.path_params["question"]
         question = RANGED.get(name)
         if question is None:
-            known = ", ".join([*RANGED, "budgets", "ledger", "calls/ID", "traces/ID"])
+            known = ", ".join([*RANGED, "advice", "budgets", "ledger", "doctor", "calls/ID", "traces/ID"])
             return _error(404, "not_found", f"there is no such question; there are {known}")
         if name in TABULAR and b"format=" in request.scope["query_string"]:
             return await self._tabular(request, question)
@@ -125,6 +128,31 @@ class Answers:
     async def call(self, request: Request) -> Response:
         """Answer ``calls/{id}``."""
         return await self._answer(lambda: query.call(self._ask, request.path_params["id"]))
+
+    async def advice(self, request: Request) -> Response:
+        """Answer what could be saved, by the prices that are in force."""
+        book = self.prices.shelf.book
+        return await self._answer(lambda: advice.advice(self._ask, _params(request), _now(), book))
+
+    async def doctor(self, request: Request) -> Response:
+        """Answer whether the ledger is right, and what to do if not."""
+        host, port = request.scope["server"]
+        facts = {
+            "address": f"{host}:{port}", "version": __version__, "data": str(self.settings.collector.data),
+            "spool": str(self.settings.collector.spool), "channels": self.alerting.channels(),
+        }  # fmt: skip
+
+        def asked() -> Any:
+            fault = self.journal.fault or self.applier.trouble()
+            return doctor.report(self._ask, _now(), facts | {"fault": fault, "ledger": self._ledger()})
+
+        return await self._answer(asked)
+
+    async def test_alert(self, request: Request) -> Response:
+        """Send a test message to every channel, and answer what became of it."""
+        if not _is_json(request):
+            return _error(415, "unsupported", "send the body as application/json; {} will do")
+        return await self._answer(lambda: {"rows": self.alerting.test()})
 
     async def budgets(self, request: Request) -> Response:
         """Answer how far each budget is spent."""
@@ -172,7 +200,7 @@ class Answers:
 
     async def reprice(self, request: Request) -> Response:
         """Price stored units again; the body is JSON (a page of another site cannot send that unasked)."""
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        if not _is_json(request):
             return _error(415, "unsupported", "send the body as application/json")
         body = b""
         try:
@@ -266,6 +294,9 @@ def application(receiver: Receiver, answers: Answers) -> ASGIApp:
             Route("/api/v1/openapi.json", _described),
             Route("/api/v1/calls/{id}", answers.call),
             Route("/api/v1/traces/{id}", answers.trace),
+            Route("/api/v1/advice", answers.advice),
+            Route("/api/v1/doctor", answers.doctor),
+            Route("/api/v1/alerts/test", answers.test_alert, methods=["POST"]),
             Route("/api/v1/reprice", answers.reprice, methods=["POST"]),
             Route("/api/v1/{question}", answers.ranged),
         ],
@@ -274,7 +305,7 @@ def application(receiver: Receiver, answers: Answers) -> ASGIApp:
 
 
 async def _described(_request: Request) -> Response:
-    return _json(200, openapi.document(RANGED))
+    return _json(200, openapi.document([*RANGED, "advice"]))
 
 
 async def _not_found(request: Request, _: Exception) -> Response:
@@ -296,6 +327,10 @@ def _params(request: Request) -> list[tuple[str, str]]:
         raise query.BadParameterError(f"the query is longer than {QUERY_CHARS_MAX} characters")
     pairs = [part.partition("=") for part in text.split("&") if part]
     return [(unquote_plus(name), unquote_plus(value)) for name, _, value in pairs]
+
+
+def _is_json(request: Request) -> bool:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
 
 
 def _now() -> datetime:

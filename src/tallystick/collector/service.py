@@ -74,7 +74,9 @@ class Service:
         self.budgeting = Budgeting(self.settings.budgets(), self.journal, self.applier)
         self.alerting = Alerting(self.settings, self.journal, self.applier, self.budgeting.budgets)
         self.pool = ThreadPoolExecutor(collector.query_threads, thread_name_prefix="tallystick-query")
-        answers = Answers(self.applier, self.journal, self.settings, self.pool, self.prices, self.budgeting)
+        answers = Answers(
+            self.applier, self.journal, self.settings, self.pool, self.prices, self.budgeting, self.alerting
+        )
         self.app = application(Receiver(self.journal, collector), answers)
         config = uvicorn.Config(
             self.app,

@@ -10,7 +10,11 @@ from __future__ import annotations
 
 from tallystick.pricing._book import Book, load_book
 from tallystick.pricing._bound import Bound, upper_bound
+from tallystick.pricing._rates import Rates, rates_of, steps_of
 from tallystick.pricing._receipts import Refusal, price, read_usage
 from tallystick.pricing._shelf import Shelf
 
-__all__ = ["Book", "Bound", "Refusal", "Shelf", "load_book", "price", "read_usage", "upper_bound"]
+__all__ = [
+    "Book", "Bound", "Rates", "Refusal", "Shelf", "load_book", "price", "rates_of", "read_usage", "steps_of",
+    "upper_bound",
+]  # fmt: skip

@@ -1,0 +1,416 @@
+"""``/api/v1/advice``: what could be saved, each figure with the question that brings its evidence."""
+
+# ruff: noqa: S608 -- what is put into SQL here comes from the tables below, never from outside; values are bound
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import cache, partial
+from typing import Any
+
+from tallystick.collector.advise import (
+    CACHE_TTLS_S,
+    CALLS_MIN,
+    HISTORY_MESSAGES_MIN,
+    PARTS_MAX,
+    PROMPT_TOKENS_MIN,
+    TTLS_S,
+    ZERO,
+    Advice,
+    Again,
+    Asked,
+    Flow,
+    History,
+    ModelName,
+    Prefix,
+    Quiet,
+    RateOf,
+    Superseded,
+    Tools,
+    Verdict,
+    advise_batch,
+    advise_history,
+    advise_max_tokens,
+    advise_model,
+    advise_prices,
+    advise_prompt_caching,
+    advise_repeats,
+    advise_response_cache,
+    advise_tools,
+    monthly,
+)
+from tallystick.collector.query import EARLIEST, Ask, BadParameterError, Json, Params, Range, _iso, _plain, _range
+from tallystick.model.failures import MAY_BE_BILLED
+from tallystick.model.usage import Usage
+from tallystick.pricing import Book, Rates, rates_of, steps_of
+
+TOOL_REASONS = ("tool_use", "tool_calls", "function_call")
+MUTE_REASONS = ("completed",)
+"""What the Responses API says whether a tool was called or not."""
+
+PAID = "coalesce(response_model, model)"
+ANSWERED = "units > 0 AND unpriced_units = 0 AND provider IS NOT NULL AND model IS NOT NULL"
+SPOKEN = "operation IN ('chat', 'text_completion', 'generate_content', 'completion')"
+SUMS = "count(*)::BIGINT, " + ", ".join(
+    f"coalesce(sum({name}), 0)::BIGINT"
+    for name in ("input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens")
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What every advice gets to ask with."""
+
+    ask: Ask
+    asked: Range
+    book: Book
+    now: datetime
+    spend_usd: Decimal
+    to: ModelName | None
+
+    def rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Return the rows of ``sql``, in which ``{where}`` stands for range and filters."""
+        return self.ask(sql.replace("{where}", self.asked.where), [*self.asked.values, *values])
+
+    def rate(self, *, batch: bool = False) -> RateOf:
+        """Return the price book as a function that remembers."""
+        return cache(lambda provider, model, tokens: rates_of(
+            provider, model, self.now, prompt_tokens=tokens, batch=batch, book=self.book
+        ))  # fmt: skip
+
+    def flows(self, condition: str, *also: str) -> list[Flow]:
+        """Return the calls by model, by ``also``, and by the lengths of prompts at which a price changes."""
+        sql = f"SELECT DISTINCT provider, {PAID} FROM calls WHERE {{where}} AND {ANSWERED} AND {SPOKEN} AND {condition}"
+        models = [(provider, model) for provider, model in self.rows(sql)] + ([self.to] if self.to else [])
+        steps = sorted({step for model in models for step in steps_of(*model, self.now, book=self.book)})
+        band = " + ".join(f"(input_tokens > {int(step)})::INTEGER" for step in steps) or "input_tokens < 0"
+        columns = ", ".join((f"provider, {PAID}, model", *also))
+        sql = f"""
+            SELECT {columns}, {SUMS} FROM calls WHERE {{where}} AND {ANSWERED} AND {SPOKEN} AND {condition}
+            GROUP BY {columns}, {band}
+        """
+        return [
+            Flow(
+                provider=provider, model=model, asked=asked, calls=calls, **dict(zip(also, rest, strict=False)),
+                usage=Usage(input_tokens=sent, cache_read_tokens=read, cache_write_tokens=written, output_tokens=got),
+            )
+            for provider, model, asked, *rest, calls, sent, read, written, got in self.rows(sql)
+        ]  # fmt: skip
+
+
+def other_model(question: Question) -> Verdict:
+    """The same traffic on another model."""
+    flows = question.flows("outcome = 'ok'")
+    target = question.to or cheapest(flows, question.rate())
+    if target is None:
+        return Quiet("No other model to compare with: name one, as openai/gpt-5-mini.")
+    if question.rate()(*target, 1000) is None:
+        raise BadParameterError(f"to is {'/'.join(target)[:100]!r}, which has no listed price; write PROVIDER/MODEL")
+    return advise_model(flows, target, question.rate(), question.spend_usd)
+
+
+def cheapest(flows: Sequence[Flow], rate: RateOf) -> ModelName | None:
+    """Return the model in use that would have cost least for all of ``flows``; None when there are not two."""
+    models = {
+        (flow.provider, flow.asked) for flow in flows if rate(flow.provider, flow.asked, flow.prompt_tokens) is not None
+    }
+
+    def cost(model: ModelName) -> Decimal:
+        found = [(rate(*model, flow.prompt_tokens), flow.usage) for flow in flows]
+        return sum((rates.cost_usd(usage) for rates, usage in found if rates is not None), ZERO)
+
+    return min(sorted(models), key=cost) if len(models) > 1 else None
+
+
+# A call's place in a cache is named by the one who pays, the model and the digest of the prompt's beginning.
+PREFIXED = f"""
+    plain AS (
+        SELECT rowid AS n, started_at AS began, provider, {PAID} AS model, template, input_tokens,
+            request_characters, prefixes, prefix_characters, coalesce(key_id, '') AS key
+        FROM calls WHERE {{where}} AND {ANSWERED} AND {SPOKEN} AND cache_read_tokens = 0 AND cache_write_tokens = 0
+            AND input_tokens >= {PROMPT_TOKENS_MIN} AND request_characters > 0 AND len(prefixes) > 0
+    )
+"""
+
+
+def prompt_caching(question: Question) -> Verdict:
+    """The beginnings of prompts that came again within the time that a provider's cache keeps them."""
+    rate = question.rate()
+    sql = f"WITH {PREFIXED} SELECT provider, model, count(*)::BIGINT FROM plain GROUP BY ALL"
+    counted = question.rows(sql)
+    models = {
+        (provider, model): rates
+        for provider, model, _ in counted
+        if (rates := rate(provider, model, PROMPT_TOKENS_MIN)) is not None and rates.cache_write > rates.input
+    }
+    seen = sum(calls for provider, model, calls in counted if (provider, model) in models)
+    found = _prefixes(question, models) if seen >= CALLS_MIN else []
+    return advise_prompt_caching(found, seen, rate, question.spend_usd)
+
+
+def _prefixes(question: Question, models: Mapping[ModelName, Rates]) -> list[Prefix]:
+    """Return what a cache would have read and written with one mark in each prompt, where it saves most in all."""
+    weights: list[Any] = []
+    for (provider, model), rates in models.items():
+        saved, short = rates.input - rates.cache_read, rates.cache_write - rates.input
+        long = None if rates.cache_write_1h is None else float(rates.cache_write_1h - rates.input)
+        weights += [provider, model, float(saved), float(short), long]
+    listed = ", ".join("(?, ?, ?::DOUBLE, ?::DOUBLE, ?::DOUBLE)" for _ in models)
+    short_us, long_us = (ttl_s * 10**6 for ttl_s in CACHE_TTLS_S)
+    sql = f"""
+        WITH {PREFIXED}, weights(provider, model, saved, short, long) AS (VALUES {listed}),
+        begun AS (
+            SELECT n, epoch_us(began) AS began, saved, short, long, provider, model, key, unnest(prefixes) AS digest,
+                input_tokens * unnest(prefix_characters) // request_characters AS tokens
+            FROM plain JOIN weights USING (provider, model)
+        ),
+        named AS (
+            SELECT n, began, saved, short, long, tokens, hash(provider, model, key, digest) AS place
+            FROM begun WHERE tokens >= {PROMPT_TOKENS_MIN}
+        ),
+        shared AS (SELECT place FROM named GROUP BY place HAVING count(*) > 1),
+        timed AS (
+            SELECT named.*, began - lag(began) OVER (PARTITION BY place ORDER BY began, n) AS gap
+            FROM named SEMI JOIN shared USING (place)
+        ),
+        worth AS (
+            SELECT place, greatest(
+                sum(if(gap <= {short_us}, tokens * saved, -tokens * short)),
+                sum(if(gap <= {long_us}, tokens * saved, -tokens * long))) AS usd
+            FROM timed GROUP BY place HAVING usd > 0
+        ),
+        marked AS (
+            SELECT n, any_value(began) AS began, arg_max(place, (usd, tokens)) AS place,
+                arg_max(tokens, (usd, tokens)) AS tokens
+            FROM timed JOIN worth USING (place) GROUP BY n
+        ),
+        again AS (
+            SELECT n, tokens, coalesce(began - lag(began) OVER (PARTITION BY place ORDER BY began, n), {2**62}) AS gap
+            FROM marked
+        )
+        SELECT provider, model, template, count(*)::BIGINT,
+            coalesce(sum(tokens) FILTER (gap <= {short_us}), 0)::BIGINT,
+            coalesce(sum(tokens) FILTER (gap <= {long_us}), 0)::BIGINT,
+            coalesce(sum(tokens) FILTER (gap > {short_us}), 0)::BIGINT,
+            coalesce(sum(tokens) FILTER (gap > {long_us}), 0)::BIGINT
+        FROM again JOIN plain USING (n) GROUP BY ALL
+    """
+    return [
+        Prefix(provider=provider, model=model, template=template, calls=calls, read=(read, read_1h),
+               written=(written, written_1h))
+        for provider, model, template, calls, read, read_1h, written, written_1h in question.rows(sql, *weights)
+    ]  # fmt: skip
+
+
+REPEATED = f"""
+    WITH answered AS (
+        SELECT digest, model, cost_usd, started_at,
+            lag(epoch_us(started_at) + (coalesce(latency_ms, 0) * 1000)::BIGINT)
+                OVER (PARTITION BY digest ORDER BY started_at, id) AS before_us
+        FROM calls WHERE {{where}} AND outcome = 'ok' AND {ANSWERED} AND digest IS NOT NULL AND link IS NULL
+    ), waited AS (SELECT digest, model, cost_usd, epoch_us(started_at) - before_us AS gap FROM answered)
+"""
+
+
+def response_cache(question: Question) -> Verdict:
+    """Calls that a cache for whole answers would have spared."""
+    hits = ", ".join(
+        f"count(*) FILTER (gap BETWEEN 0 AND {ttl_s * 10**6})::BIGINT, "
+        f"coalesce(sum(cost_usd) FILTER (gap BETWEEN 0 AND {ttl_s * 10**6}), 0)"
+        for ttl_s in TTLS_S
+    )
+    seen, *found = question.rows(f"{REPEATED} SELECT count(*)::BIGINT, {hits} FROM waited")[0]
+    again = [
+        Again(ttl_s=ttl_s, calls=calls, usd=Decimal(usd))
+        for ttl_s, calls, usd in zip(TTLS_S, found[::2], found[1::2], strict=True)
+    ]
+    sql = f"""
+        {REPEATED} SELECT digest, any_value(model), count(*)::BIGINT, sum(cost_usd) AS usd FROM waited
+        WHERE gap BETWEEN 0 AND {3600 * 10**6} GROUP BY digest ORDER BY usd DESC, digest LIMIT {PARTS_MAX}
+    """
+    return advise_response_cache(again, question.rows(sql), seen, question.spend_usd)
+
+
+def repeats(question: Question) -> Verdict:
+    """Calls that another call did again."""
+    untold = ", ".join(f"'{outcome.value}'" for outcome in sorted(MAY_BE_BILLED))
+    sql = f"""
+        WITH linked AS (SELECT DISTINCT chain FROM calls WHERE {{where}} AND link IS NOT NULL),
+        chained AS (
+            SELECT cost_usd, units, outcome,
+                lead(link) OVER (PARTITION BY chain ORDER BY link_index NULLS FIRST) AS next
+            FROM calls SEMI JOIN linked USING (chain)
+        )
+        SELECT next, count(*)::BIGINT, coalesce(sum(cost_usd), 0),
+            count(*) FILTER (units = 0 AND outcome IN ({untold}))::BIGINT
+        FROM chained WHERE next IS NOT NULL GROUP BY next ORDER BY next
+    """
+    superseded = [
+        Superseded(link=link, calls=calls, usd=Decimal(usd), untold=untold)
+        for link, calls, usd, untold in question.rows(sql)
+    ]
+    sql = """
+        SELECT count(*)::BIGINT, coalesce(sum(greatest(attempts - 1, 0)), 0)::BIGINT FROM calls WHERE {where}
+    """
+    seen, extra = question.rows(sql)[0]
+    sql = """
+        SELECT coalesce(max(tries), 0)::BIGINT FROM (
+            SELECT sum(attempts) AS tries FROM calls WHERE {where} AND chain IN (
+                SELECT chain FROM calls WHERE link IS NOT NULL) GROUP BY chain)
+    """
+    return advise_repeats(superseded, extra, question.rows(sql)[0][0], seen, question.spend_usd)
+
+
+def tools(question: Question) -> Verdict:
+    """Tools in prompts whose answers did not use them."""
+    used, mute = (", ".join(f"'{reason}'" for reason in reasons) for reasons in (TOOL_REASONS, MUTE_REASONS))
+    sql = f"""
+        SELECT provider, {PAID}, template, count(*)::BIGINT,
+            count(*) FILTER (list_has_any(finish_reasons, [{used}]))::BIGINT,
+            coalesce(sum(input_tokens * tools_characters // request_characters)
+                FILTER (cache_read_tokens = 0 AND NOT list_has_any(finish_reasons, [{used}])), 0)::BIGINT
+        FROM calls WHERE {{where}} AND {ANSWERED} AND {SPOKEN} AND outcome = 'ok' AND tools_characters > 0
+            AND request_characters > 0 AND len(finish_reasons) > 0 AND NOT list_has_any(finish_reasons, [{mute}])
+        GROUP BY ALL
+    """
+    found = [
+        Tools(provider=provider, model=model, template=template, calls=calls, used=used, idle_tokens=idle)
+        for provider, model, template, calls, used, idle in question.rows(sql)
+    ]
+    return advise_tools(found, question.rate(), question.spend_usd)
+
+
+def history(question: Question) -> Verdict:
+    """Input of long conversations that had been sent before."""
+    sql = f"""
+        WITH held AS (
+            SELECT rowid AS n, started_at AS began, provider, {PAID} AS model, input_tokens, prefixes,
+                request_characters, prefix_characters, cache_read_tokens, coalesce(tools_characters, 0) AS tools
+            FROM calls WHERE {{where}} AND {ANSWERED} AND {SPOKEN} AND messages >= {HISTORY_MESSAGES_MIN}
+                AND request_characters > 0 AND len(prefixes) > 0
+        ),
+        begun AS (
+            SELECT n, began, unnest(prefixes) AS digest, unnest(prefix_characters) AS characters FROM held
+        ),
+        told AS (SELECT digest, min(began) AS earliest FROM begun GROUP BY digest HAVING count(*) > 1),
+        sent AS (
+            SELECT n, max(characters) AS characters FROM begun JOIN told USING (digest)
+            WHERE earliest < began GROUP BY n
+        )
+        SELECT provider, model, count(*)::BIGINT, sum(input_tokens)::BIGINT,
+            coalesce(sum(greatest(input_tokens * greatest(characters - tools, 0) // request_characters
+                - cache_read_tokens, 0)), 0)::BIGINT
+        FROM held LEFT JOIN sent USING (n) GROUP BY ALL
+    """
+    found = [
+        History(provider=provider, model=model, calls=calls, input_tokens=sent, repeated_tokens=repeated)
+        for provider, model, calls, sent, repeated in question.rows(sql)
+    ]
+    return advise_history(found, question.rate(), question.spend_usd)
+
+
+def max_tokens(question: Question) -> Verdict:
+    """Calls that ask for far more than they get."""
+    sql = f"""
+        SELECT provider, model, count(*)::BIGINT, sum(max_tokens)::BIGINT,
+            quantile_disc(output_tokens, 0.99)::BIGINT
+        FROM calls WHERE {{where}} AND {ANSWERED} AND {SPOKEN} AND outcome = 'ok' AND max_tokens > 0 GROUP BY ALL
+    """
+    found = [
+        Asked(provider=provider, model=model, calls=calls, asked_tokens=asked, p99_tokens=p99)
+        for provider, model, calls, asked, p99 in question.rows(sql)
+    ]
+    return advise_max_tokens(found, question.rate(), question.spend_usd)
+
+
+def batch(question: Question) -> Verdict:
+    """Calls that nobody waits for."""
+    unattended = "outcome = 'ok' AND NOT stream AND user_id IS NULL AND session_id IS NULL"
+    flows = question.flows(unattended, "service", "feature")
+    return advise_batch(flows, question.rate(), question.rate(batch=True), question.spend_usd)
+
+
+def prices(question: Question) -> Verdict:
+    """Responses without a price, and how old the prices are."""
+    sql = """
+        SELECT coalesce(provider, ''), coalesce(model, ''), sum(unpriced_units)::BIGINT AS units FROM calls
+        WHERE {where} AND unpriced_units > 0 GROUP BY ALL ORDER BY units DESC, 1, 2
+    """
+    age_days = max(question.book.age_days(question.now.date()), 0)
+    return advise_prices(question.rows(sql), question.book.version, age_days, question.spend_usd)
+
+
+ABOUT: Mapping[str, Callable[[Question], Verdict]] = {
+    "other_model": other_model,
+    "prompt_caching": prompt_caching,
+    "response_cache": response_cache,
+    "repeats": repeats,
+    "tools": tools,
+    "history": history,
+    "max_tokens": max_tokens,
+    "batch": batch,
+    "prices": prices,
+}
+
+
+def advice(ask: Ask, params: Params, now: datetime, book: Book) -> Json:
+    """Every advice that the range gives, the largest first, and why there is no other."""
+    asked = _range(params, now, "about", "to")
+    about = asked.rest.get("about", "")
+    if about and about not in ABOUT:
+        raise BadParameterError(f"about is {about[:64]!r}; one of {', '.join(ABOUT)}")
+    spend, calls = ask(f"SELECT coalesce(sum(cost_usd), 0), count(*)::BIGINT FROM calls WHERE {asked.where}",
+                       asked.values)[0]  # fmt: skip
+    seen = observed(asked, now, ask("SELECT min(started_at) FROM calls", [])[0][0])
+    question = Question(
+        ask=ask, asked=asked, book=book, now=now, spend_usd=Decimal(spend), to=_target(asked.rest.get("to", ""))
+    )
+    rows: list[Json] = []
+    quiet: list[Json] = []
+    for name in [about] if about else ABOUT:
+        verdict = ABOUT[name](question)
+        if isinstance(verdict, Quiet):
+            quiet.append({"about": name, "reason": verdict.reason})
+        else:
+            rows.append(_row(name, verdict, seen))
+    rows.sort(key=lambda row: (row["means"] != "saved", -Decimal(row["usd"] or 0)))
+    return {
+        "start": _iso(asked.start), "end": _iso(asked.end), "days": _plain(round(seen, 4)), "calls": calls,
+        "spend_usd": _plain(Decimal(spend)), "monthly_spend_usd": _shown(monthly(Decimal(spend), seen)),
+        "rows": rows, "quiet": quiet,
+    }  # fmt: skip
+
+
+def observed(asked: Range, now: datetime, first: datetime | None) -> Decimal:
+    """Return how many days of the range lie between the ledger's first call and now."""
+    begin = max(asked.start, EARLIEST if first is None else first.replace(tzinfo=UTC))
+    return max(Decimal((min(asked.end, now) - begin) / timedelta(days=1)), ZERO)
+
+
+def _target(text: str) -> ModelName | None:
+    provider, slash, model = text.partition("/")
+    if text and not (slash and provider and model):
+        raise BadParameterError(f"to is {text[:64]!r}; write PROVIDER/MODEL, as openai/gpt-5-mini")
+    return (provider, model) if text else None
+
+
+def _row(name: str, found: Advice, days: Decimal) -> Json:
+    shown = partial(monthly, days=days)
+    return {
+        "about": name, "title": found.title, "cause": found.cause, "means": found.means, "bound": found.bound,
+        "usd": _shown(found.usd), "monthly_usd": _shown(shown(found.usd)), "calls": found.calls,
+        "assumes": list(found.assumes), "evidence": dict(found.evidence),
+        "filters": {key: value if isinstance(value, str) else list(value) for key, value in found.filters.items()},
+        "parts": [
+            {"label": part.label, "calls": part.calls, "usd": _shown(part.usd), "monthly_usd": _shown(shown(part.usd)),
+             "filters": dict(part.filters)}
+            for part in found.parts
+        ],
+    }  # fmt: skip
+
+
+def _shown(usd: Decimal | None) -> str | None:
+    return None if usd is None else _plain(usd)
