@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Any
 from urllib.parse import unquote_plus
 
@@ -18,7 +19,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tallystick import __version__
 from tallystick.collector import advice, doctor, export, lookup, metrics, openapi, patience, query
 from tallystick.collector.admission import Admission
 from tallystick.collector.alerting import Alerting
@@ -138,7 +138,7 @@ class Answers:
         """Answer whether the ledger is right, and what to do if not."""
         host, port = request.scope["server"]
         facts = {
-            "address": f"{host}:{port}", "version": __version__, "data": str(self.settings.collector.data),
+            "address": f"{host}:{port}", "version": version("tallystick"), "data": str(self.settings.collector.data),
             "spool": str(self.settings.collector.spool), "channels": self.alerting.channels(),
         }  # fmt: skip
 
