@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tallystick.instrumentation._otlp import Ids, encode_request, encode_resource, encode_scope, encode_span
+from tallystick.instrumentation._otlp import Ids, encode_head, encode_request, encode_span
 
 INTS = st.integers(-(2**63), 2**63 - 1)
 VALUES = st.one_of(st.text(), st.booleans(), INTS, st.floats(allow_nan=False), st.lists(st.text(), max_size=4))
@@ -29,8 +29,8 @@ def test_what_is_written_is_what_protobuf_reads(
     name: str, ids: tuple[int, int, int], times: tuple[int, int], attributes: dict[str, Any], failed: bool
 ) -> None:
     encoded = encode_span(name, Ids(ids[0], ids[1]), ids[2], *times, attributes, failed=failed)
-    resource, scope = encode_resource({"service.name": "shop"}), encode_scope("tallystick", "1.2.3")
-    request = ExportTraceServiceRequest.FromString(encode_request(resource, scope, [encoded, encoded]) * 2)
+    head = encode_head({"service.name": "shop"}, "tallystick", "1.2.3")
+    request = ExportTraceServiceRequest.FromString(encode_request(head, [encoded, encoded]) * 2)
 
     first, second = request.resource_spans
     assert first == second, "two requests in a row are one"
@@ -52,7 +52,7 @@ def test_what_is_written_is_what_protobuf_reads(
 def test_what_otlp_cannot_hold_is_text_and_no_loss() -> None:
     odd = {"huge": 1 << 70, "none": None, "lone surrogate": "\ud800", "nan": math.nan}
     encoded = encode_span("x", Ids(1, 2), 0, 1, 2, odd, failed=False)
-    request = ExportTraceServiceRequest.FromString(encode_request(b"", b"", [encoded]))
+    request = ExportTraceServiceRequest.FromString(encode_request((b"", b""), [encoded]))
 
     said = {item.key: value_of(item.value) for item in request.resource_spans[0].scope_spans[0].spans[0].attributes}
     assert said["huge"] == str(1 << 70)

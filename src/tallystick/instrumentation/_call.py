@@ -113,9 +113,9 @@ class Call:
             asked[names.REQUEST_MODEL] = model
         if self._request.get("stream") is True:
             asked[names.REQUEST_STREAM] = True
-        for name, attribute in _REQUEST_ATTRIBUTES.items():
-            if isinstance(value := self._request.get(name), int | float):
-                asked[attribute] = value
+        for name, value in self._request.items():
+            if name in _REQUEST_ATTRIBUTES and isinstance(value, (int, float)):
+                asked[_REQUEST_ATTRIBUTES[name]] = value
         return asked
 
     def note(self, attributes: Mapping[str, Any]) -> None:

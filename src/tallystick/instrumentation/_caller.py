@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from types import FrameType
+from types import CodeType, FrameType
 
 # Frameworks and other vendors' wrappers stand between the app and the SDKs; openai-agents is not here, because its
 # package is called ``agents``, as many an app's own.
@@ -14,6 +14,10 @@ _LIBRARIES = frozenset({
     "langfuse",
 })  # fmt: skip
 DEPTH_MAX = 60
+KNOWN_MAX = 4096
+
+_known: set[CodeType] = set()
+"""The functions of libraries that were met."""
 
 
 def caller() -> str | None:
@@ -22,8 +26,12 @@ def caller() -> str | None:
     for _ in range(DEPTH_MAX):
         if frame is None:
             return None
-        module = frame.f_globals.get("__name__", "")
-        if module.partition(".")[0] not in _LIBRARIES:
-            return f"{module}:{frame.f_code.co_qualname}"
+        code = frame.f_code
+        if code not in _known:
+            module = frame.f_globals.get("__name__", "")
+            if module.partition(".")[0] not in _LIBRARIES:
+                return f"{module}:{code.co_qualname}"
+            if len(_known) < KNOWN_MAX:
+                _known.add(code)
         frame = frame.f_back
     return None

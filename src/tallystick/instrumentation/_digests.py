@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 from tallystick.model import attributes as names
 
@@ -44,14 +43,14 @@ _PASSING = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(NamedTuple):
     """A request by its looks."""
 
     attributes: Mapping[str, Any]
     digest: str
-    words: str
-    """Of the texts that are not system's, whichever API they are for: the same question has the same words."""
+    words: int
+    """Of the texts that are not system's, whichever API they are for: the same question has the same words.  Python's
+    own hash, which is quick and means nothing outside this process."""
     prefix: str
     """Of everything up to the last block."""
     prefixes: frozenset[str]
@@ -94,7 +93,7 @@ class Digests:
         return Look(
             attributes=attributes,
             digest=digest,
-            words=rolling.words.hexdigest(),
+            words=hash(tuple(rolling.words)),
             prefix=digests[-1] if digests else "",
             prefixes=frozenset(digests[:-1]),
         )
@@ -116,7 +115,7 @@ class _Rolling:
 
     def __init__(self, salt: bytes) -> None:
         self.hash = blake2b(key=salt, digest_size=_DIGEST_BYTES)
-        self.words = blake2b(key=salt, digest_size=_DIGEST_BYTES)
+        self.words: list[str] = []
         self.at = ""
         self.characters = 0
         self.tools_characters = 0
@@ -147,28 +146,25 @@ class _Rolling:
             if not turns or type(turns).__name__ in _ABSENT:
                 continue
             for turn in [turns] if isinstance(turns, str) else _items(turns):
-                role = turn.get("role") if isinstance(turn, Mapping) else None
-                system = role in _SYSTEM_ROLES
-                leading = leading and system
-                self.messages += 1
-                self._take_turn(turn, str(role or name), words=not system, stable=leading)
+                leading = self._take_turn(turn, name, leading)
                 if leading:
                     stable = self.at
         return stable
 
-    def _take_turn(self, turn: Any, role: str, *, words: bool, stable: bool) -> None:
-        content = turn.get("content") if isinstance(turn, Mapping) else None
-        if not (isinstance(turn, Mapping) and len(turn) == 2 and content is not None):
-            parts: Iterable[Any] = [turn]
-        else:
-            parts = [content] if isinstance(content, str) else _items(content)
-        for part in parts:
-            text = self._text_of(part)
-            self._add(role, text)
-            if words:
-                self._add_words(part, text)
-            if stable:
+    def _take_turn(self, turn: Any, name: str, leading: bool) -> bool:
+        """Take a message; return whether it is one of the leading system messages, as all before it were."""
+        role = turn.get("role") if isinstance(turn, Mapping) else None
+        system = role in _SYSTEM_ROLES
+        leading = leading and system
+        self.messages += 1
+        for part in _parts(turn):
+            text = part if isinstance(part, str) else self._text_of(part)
+            self._add(role or name, text)
+            if leading:
                 self.stable_texts.append(text)
+            elif not system:
+                self.words.append(_excerpt(part, text))
+        return leading
 
     def _text_of(self, part: Any) -> str:
         if isinstance(part, str):
@@ -189,11 +185,19 @@ class _Rolling:
         if len(self.prefixes) > PREFIXES_MAX:
             del self.prefixes[_HALF]
 
-    def _add_words(self, part: Any, text: str) -> None:
-        if isinstance(part, Mapping) and isinstance(inner := part.get("text") or part.get("content"), str):
-            text = inner
-        excerpt = text if len(text) <= 2 * EXCERPT else f"{text[:EXCERPT]}{len(text)}{text[-EXCERPT:]}"
-        self.words.update(f"{len(excerpt)}\0{excerpt}".encode("utf-8", "replace"))
+
+def _parts(turn: Any) -> Iterable[Any]:
+    """Return the parts of a message that says no more than its role and content; any other message whole."""
+    content = turn.get("content") if isinstance(turn, Mapping) and len(turn) == 2 else None
+    if content is None:
+        return [turn]
+    return [content] if isinstance(content, str) else _items(content)
+
+
+def _excerpt(part: Any, text: str) -> str:
+    if isinstance(part, Mapping) and isinstance(inner := part.get("text") or part.get("content"), str):
+        text = inner
+    return text if len(text) <= 2 * EXCERPT else f"{text[:EXCERPT]}{len(text)}{text[-EXCERPT:]}"
 
 
 def _prefixes(prefixes: list[tuple[str, int]]) -> str:

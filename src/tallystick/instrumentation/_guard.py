@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cache
 from types import TracebackType
 from typing import Self
 
@@ -11,7 +12,7 @@ log = logging.getLogger("tallystick.guard")
 _told: set[str] = set()
 
 
-class guard:  # noqa: N801 -- it reads as a statement: with guard("..."):
+class _Guard:
     """Log what goes wrong inside and carry on.
 
     Only our own steps go inside, never the SDK's call: its errors must reach the app untouched.  What is no
@@ -36,3 +37,7 @@ class guard:  # noqa: N801 -- it reads as a statement: with guard("..."):
         _told.add(self.doing)
         log.log(level, "skipped %s; your call was not affected", self.doing, exc_info=error)
         return True
+
+
+# One for each kind of step, since it keeps nothing from one use to the next: there are many of them in a call.
+guard = cache(_Guard)

@@ -20,7 +20,7 @@ from opentelemetry import trace
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, Span, SpanKind, Status, StatusCode
 
 from tallystick import __version__
-from tallystick.instrumentation._otlp import Ids, encode_request, encode_resource, encode_scope, encode_span
+from tallystick.instrumentation._otlp import Ids, encode_head, encode_request, encode_span
 from tallystick.instrumentation._settings import Settings
 from tallystick.instrumentation._spool import Spool
 from tallystick.model.attributes import ENVIRONMENT, SCOPE, SERVICE
@@ -88,13 +88,12 @@ class Tracing:
     """Writes spans to the spool."""
 
     def __init__(self, settings: Settings, spool: Spool) -> None:
-        self._resource = encode_resource(resource(settings, os.environ))
-        self._scope = encode_scope(SCOPE, __version__)
+        self._head = encode_head(resource(settings, os.environ), SCOPE, __version__)
         self._spool = spool
 
     def write(self, *spans: bytes) -> None:
         """Put encoded spans into the spool, as one record."""
-        self._spool.append(encode_request(self._resource, self._scope, spans))
+        self._spool.append(encode_request(self._head, spans))
 
     def mark(self, name: str, call: Ids | None, attributes: Mapping[str, Any]) -> None:
         """Write a span without duration, below ``call`` or below the app's current span."""

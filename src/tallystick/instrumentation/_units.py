@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tallystick.instrumentation._routes import Route
 from tallystick.instrumentation._wire import Answer
@@ -27,8 +27,7 @@ _to_json = json.JSONEncoder(separators=(",", ":")).encode
 _WEAKER = (CostStatus.EXACT, CostStatus.PROVIDER_REPORTED, CostStatus.ESTIMATED, CostStatus.UNKNOWN)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unit:
+class Unit(NamedTuple):
     """One billable response and its receipt."""
 
     answer: Answer
@@ -130,27 +129,27 @@ def _output_key(api: str) -> str:
     return "completion_tokens" if api in {"chat", "completions"} else "output_tokens"
 
 
-def unit_attributes(units: Iterable[Unit], *, is_fetch: bool = False) -> dict[str, Any]:
+def unit_attributes(units: Sequence[Unit], *, is_fetch: bool = False) -> dict[str, Any]:
     """Return what the units put on the span of their call.
 
     ``is_fetch``: they may have been told before; the ledger counts each once by its id, but who sums over spans cannot,
     so tokens and cost stand in the units alone.  Source: GenAI conventions, ``fetch_response``.
     """
-    units = list(units)
     found: dict[str, Any] = {names.UNITS: _to_json([unit.facts for unit in units])}
     if not units:
         return found
     last = units[-1].answer
-    found |= _said({
-        names.RESPONSE_ID: last.id,
-        names.RESPONSE_MODEL: last.model,
-        names.RESPONSE_FINISH_REASONS: last.stop_reasons or None,
-    })  # fmt: skip
+    if last.id is not None:
+        found[names.RESPONSE_ID] = last.id
+    if last.model is not None:
+        found[names.RESPONSE_MODEL] = last.model
+    if last.stop_reasons:
+        found[names.RESPONSE_FINISH_REASONS] = tuple(last.stop_reasons)
     found |= _circumstances(last)
-    found[names.COST_STATUS] = max((unit.facts["cost_status"] for unit in units), key=_rank)
+    found[names.COST_STATUS] = max([unit.facts["cost_status"] for unit in units], key=_WEAKER.index)
     if is_fetch:
         return found
-    found |= _usage(unit.receipt.usage for unit in units)
+    found |= _usage([unit.receipt.usage for unit in units])
     costs = [unit.receipt.cost_usd for unit in units if unit.receipt.cost_usd is not None]
     if len(costs) == len(units):
         found[names.COST_AMOUNT] = float(sum(costs))  # for other backends; the exact figure is in the units
@@ -181,25 +180,21 @@ def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _rank(status: str) -> int:
-    return _WEAKER.index(CostStatus(status))
-
-
-def _said(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in attributes.items() if value is not None}
-
-
 def _usage(usages: Iterable[Usage | None]) -> dict[str, int]:
+    """Return the counts of all units; of the parts (caches, reasoning) those that are not zero."""
+    read = written = cache_read = cache_written = reasoning = 0
     known = [usage for usage in usages if usage is not None]
-    if not known:
-        return {}
-    totals = {
-        names.INPUT_TOKENS: sum(usage.input_tokens for usage in known),
-        names.OUTPUT_TOKENS: sum(usage.output_tokens for usage in known),
-    }
-    parts = {
-        names.CACHE_READ_TOKENS: sum(usage.cache_read_tokens for usage in known),
-        names.CACHE_WRITE_TOKENS: sum(usage.cache_write_tokens for usage in known),
-        names.REASONING_TOKENS: sum(usage.reasoning_tokens for usage in known),
-    }
-    return totals | {name: count for name, count in parts.items() if count}
+    for usage in known:
+        read += usage.input_tokens
+        written += usage.output_tokens
+        cache_read += usage.cache_read_tokens
+        cache_written += usage.cache_write_tokens
+        reasoning += usage.reasoning_tokens
+    found = {names.INPUT_TOKENS: read, names.OUTPUT_TOKENS: written} if known else {}
+    if cache_read:
+        found[names.CACHE_READ_TOKENS] = cache_read
+    if cache_written:
+        found[names.CACHE_WRITE_TOKENS] = cache_written
+    if reasoning:
+        found[names.REASONING_TOKENS] = reasoning
+    return found

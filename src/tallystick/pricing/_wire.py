@@ -53,7 +53,7 @@ def whole(wire: Wire, *names: str) -> int:
     for name in names:
         value = wire.get(name)
         if value is not None:
-            return _whole(value, name)
+            return value if type(value) is int and value >= 0 else _whole(value, name)
     return 0
 
 
@@ -226,32 +226,36 @@ def _total(parts: Sequence[Part]) -> Counts:
     return total
 
 
+# What a charged class is part of, in the inclusive convention.
+_PART_OF: dict[str, tuple[str, ...]] = {
+    "input": ("input_tokens",),
+    "input_audio": ("input_tokens", "input_audio_tokens"),
+    "input_image": ("input_tokens", "input_image_tokens"),
+    "input_video": ("input_tokens",),
+    "cache_read": ("input_tokens", "cache_read_tokens"),
+    "cache_read_audio": ("input_tokens", "cache_read_tokens", "input_audio_tokens"),
+    "cache_read_image": ("input_tokens", "cache_read_tokens", "input_image_tokens"),
+    "cache_read_video": ("input_tokens", "cache_read_tokens"),
+    "cache_write_5m": ("input_tokens", "cache_write_tokens", "cache_write_5m_tokens"),
+    "cache_write_30m": ("input_tokens", "cache_write_tokens", "cache_write_30m_tokens"),
+    "cache_write_1h": ("input_tokens", "cache_write_tokens", "cache_write_1h_tokens"),
+    "cache_write_12h": ("input_tokens", "cache_write_tokens", "cache_write_12h_tokens"),
+    "output": ("output_tokens",),
+    "output_audio": ("output_tokens", "output_audio_tokens"),
+    "output_image": ("output_tokens", "output_image_tokens"),
+    "output_video": ("output_tokens",),
+}
+
+
 def _sum_of(parts: Sequence[Part], *, reasoning_tokens: int = 0, web_search_requests: int = 0) -> Usage:
     """Return the inclusive counts of all ``parts``."""
-    # What a provider counts in tokens is whole; the cast only says so.
-    get = cast(dict[str, int], _total(parts)).get
-    read = get("cache_read", 0) + get("cache_read_audio", 0) + get("cache_read_image", 0) + get("cache_read_video", 0)
-    w5m, w30m = get("cache_write_5m", 0), get("cache_write_30m", 0)
-    w1h, w12h = get("cache_write_1h", 0), get("cache_write_12h", 0)
-    written = w5m + w30m + w1h + w12h
-    audio, image = get("input_audio", 0), get("input_image", 0)
-    out_audio, out_image = get("output_audio", 0), get("output_image", 0)
-    return Usage(
-        input_tokens=get("input", 0) + audio + image + get("input_video", 0) + read + written,
-        cache_read_tokens=read,
-        cache_write_tokens=written,
-        cache_write_5m_tokens=w5m,
-        cache_write_30m_tokens=w30m,
-        cache_write_1h_tokens=w1h,
-        cache_write_12h_tokens=w12h,
-        input_audio_tokens=audio + get("cache_read_audio", 0),
-        input_image_tokens=image + get("cache_read_image", 0),
-        output_tokens=get("output", 0) + out_audio + out_image + get("output_video", 0),
-        reasoning_tokens=reasoning_tokens,
-        output_audio_tokens=out_audio,
-        output_image_tokens=out_image,
-        web_search_requests=web_search_requests,
-    )
+    sums = {"reasoning_tokens": reasoning_tokens, "web_search_requests": web_search_requests}
+    for part in parts:
+        for item, count in part.counts.items():
+            for name in _PART_OF.get(item, ()):
+                # What a provider counts in tokens is whole; the cast only says so.
+                sums[name] = sums.get(name, 0) + cast(int, count)
+    return Usage(**sums)
 
 
 # --- OpenAI and who speaks like it: the cache is inside ------------------------------------------------------------
