@@ -92,7 +92,10 @@ class Admission:
                 self.budgeting.undo(demand.id)
                 raise
         expires_at = datetime.now(UTC) + timedelta(seconds=demand.lease_s)
-        return 200, {"admitted": True, "id": demand.id, "budgets": outcome, "expires_at": _iso(expires_at)}
+        answer = {"admitted": True, "id": demand.id, "budgets": outcome, "expires_at": _iso(expires_at)}
+        if demand.is_slice and (ends_at := self.budgeting.ends_at(outcome)) is not None:
+            answer["ends_at"] = _iso(ends_at)
+        return 200, answer
 
     async def _renew(self, body: Any) -> Answer:
         ids = body.get("ids")

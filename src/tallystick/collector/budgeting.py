@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -148,6 +149,13 @@ class Budgeting:
             self._ledger.apply(outcome)
             self._leases[demand.id] = time.monotonic() + demand.lease_s
             return [place[0] for place in outcome["places"]], self._write(outcome)
+
+    def ends_at(self, names: Iterable[str]) -> datetime | None:
+        """Return when the first of the calendar's windows in force ends, of the budgets ``names``."""
+        with self._lock:
+            at = self._ledger.now(self.clock())
+            found = [terms for name in names if (terms := self._ledger.terms.get(name)) and not terms.rolling_us]
+            return min((terms.window(at).end for terms in found), default=None)
 
     def undo(self, reservation_id: str) -> None:
         """Take back a holding that could not be written down."""
