@@ -28,7 +28,9 @@ LEASE_S_MAX = 3600
 READY_S = 2.0
 LOOK_S = 0.25
 ID = re.compile(r"[0-9a-f]{8,64}")
-KEYS = ("id", "dimensions", "usd", "tokens", "calls", "why_unbounded", "lease_s", "wait_s", "slice")
+KEYS = (
+    "id", "dimensions", "usd", "tokens", "calls", "why_unbounded", "lease_s", "wait_s", "slice", "asks_again",
+)  # fmt: skip
 STATUSES = ("exact", "provider_reported", "estimated", "unknown")
 HEADERS = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 
@@ -63,7 +65,7 @@ class Admission:
             status, body = 400, _error("bad_parameter", str(error))
         except JournalFullError as error:
             status, body = 503, _error("journal", str(error))
-        data = json.dumps(body, ensure_ascii=False).encode()
+        data = json.dumps({**body, "version": self.budgeting.version}, ensure_ascii=False).encode()
         headers = [*HEADERS, (b"content-length", str(len(data)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": data})
@@ -73,6 +75,7 @@ class Admission:
 
     async def _reserve(self, body: Any) -> Answer:
         demand, wait_s = read_demand(body)
+        asks_again = _flag("asks_again", body)
         until = time.monotonic() + wait_s
         if not await self._is_ready():
             return 503, _error("starting", "what was spent before is still being counted; try again")
@@ -82,7 +85,8 @@ class Admission:
                 break
             left_s = min(until - time.monotonic(), WAIT_S_MAX)
             if left_s <= 0 or not _may_fit(outcome, left_s):
-                self.budgeting.refuse(demand, outcome)
+                if not asks_again:
+                    self.budgeting.refuse(demand, outcome)
                 return 409, _refused(outcome)
             await self._wait(outcome, left_s)
         if durable is not None:
@@ -92,7 +96,10 @@ class Admission:
                 self.budgeting.undo(demand.id)
                 raise
         expires_at = datetime.now(UTC) + timedelta(seconds=demand.lease_s)
-        answer = {"admitted": True, "id": demand.id, "budgets": outcome, "expires_at": _iso(expires_at)}
+        room = {unit: _plain(left) for unit, left in self.budgeting.room(demand, outcome).items()}
+        answer = {
+            "admitted": True, "id": demand.id, "budgets": outcome, "expires_at": _iso(expires_at), "room": room,
+        }  # fmt: skip
         if demand.is_slice and (ends_at := self.budgeting.ends_at(outcome)) is not None:
             answer["ends_at"] = _iso(ends_at)
         return 200, answer
@@ -165,13 +172,10 @@ def read_demand(body: Mapping[str, Any]) -> tuple[Demand, float]:
     wait_s = body.get("wait_s", 0)
     if isinstance(wait_s, bool) or not isinstance(wait_s, int | float) or not 0 <= wait_s <= WAIT_S_MAX:
         raise BadParameterError(f"wait_s is {str(wait_s)[:40]!r}; seconds from 0 to {WAIT_S_MAX}")
-    is_slice = body.get("slice", False)
-    if not isinstance(is_slice, bool):
-        raise BadParameterError("slice is true or false")
     demand = Demand(
         id=body["id"], dimensions=_dimensions(body.get("dimensions", {})), usd=_usd(body.get("usd")),
         tokens=_count("tokens", body.get("tokens")), calls=_count("calls", body.get("calls", 1)) or 0,
-        why_unbounded=why, lease_s=_lease(body), is_slice=is_slice,
+        why_unbounded=why, lease_s=_lease(body), is_slice=_flag("slice", body),
     )  # fmt: skip
     return demand, float(wait_s)
 
@@ -183,13 +187,11 @@ def read_settlement(told: Any) -> dict[str, Any]:
     status = told.get("status", "exact")
     if status not in STATUSES:
         raise BadParameterError(f"status is {str(status)[:40]!r}; one of {', '.join(STATUSES)}")
-    final = told.get("final", True)
-    if not isinstance(final, bool):
-        raise BadParameterError("final is true or false")
     usd = _usd(told.get("usd"))
     return {
         "id": told["id"], "usd": None if usd is None else str(usd), "tokens": _count("tokens", told.get("tokens")),
-        "calls": _count("calls", told.get("calls", 1)), "status": status, "final": final,
+        "calls": _count("calls", told.get("calls", 1)), "status": status,
+        "final": _flag("final", told, default=True),
     }  # fmt: skip
 
 
@@ -221,6 +223,13 @@ def _count(name: str, value: Any) -> int | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= AMOUNT_MAX:
         raise BadParameterError(f"{name} is {str(value)[:40]!r}; a whole number of 0 or more, or null")
+    return value
+
+
+def _flag(name: str, told: Mapping[str, Any], *, default: bool = False) -> bool:
+    value = told.get(name, default)
+    if not isinstance(value, bool):
+        raise BadParameterError(f"{name} is {str(value)[:40]!r}; true or false")
     return value
 
 

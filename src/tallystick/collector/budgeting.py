@@ -12,10 +12,12 @@ import logging
 import threading
 import time
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -51,6 +53,7 @@ LEASE_S = 60
 SETTLED_US_MAX = 3600 * 1_000_000
 """How long a settled reservation waits for the span of its call."""
 SETTLED_MAX = 50_000
+REFUSED_MAX = 10_000
 COLUMNS = {
     "service": "service", "environment": "environment", "feature": "feature", "user": "user_id",
     "session": "session_id", "model": "model", "provider": "provider", "key": "key_id", "prompt": "prompt",
@@ -89,6 +92,10 @@ class Budgeting:
         self._external: dict[str, Position] = {}
         """Of each budget, how far the calls that never asked are counted in it."""
         self._is_stale = False
+        self._refused: OrderedDict[str, None] = OrderedDict()
+        """The ids of the last calls that were refused."""
+        self.version = ""
+        """A hash of the budgets that enforce."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tallystick-leases", daemon=True)
         self._replay()
@@ -124,14 +131,24 @@ class Budgeting:
         """Return what an app has to know: the budgets that enforce, and a hash that changes with them."""
         with self._lock:
             told = [_told(terms.budget) for terms in self._enforcing()]
-        text = json.dumps(told, sort_keys=True)
-        return {"version": hashlib.sha256(text.encode()).hexdigest()[:16], "lease_s": LEASE_S, "budgets": told}
+            return {"version": self.version, "lease_s": LEASE_S, "budgets": told}
 
     def keeps_from(self) -> int:
         """Return the first segment of the journal that a restart needs."""
         return self._state_segment
 
     # Admitting
+
+    def room(self, demand: Demand, names: Iterable[str]) -> dict[str, Decimal]:
+        """Return what is left by unit, in the fullest of the budgets ``names``."""
+        found: dict[str, Decimal] = {}
+        with self._lock:
+            at = self.clock()
+            for name in names:
+                if (terms := self._ledger.terms.get(name)) is not None:
+                    left = self._ledger.standing(name, terms.budget.group_of(demand.dimensions), at).room
+                    found[terms.budget.unit] = min(left, found.get(terms.budget.unit, left))
+        return found
 
     def admit(self, demand: Demand) -> tuple[Refusal | list[str], Future[Position] | None]:
         """Hold ``demand``, at once, or say why not; it may be told when the future is done."""
@@ -164,9 +181,14 @@ class Budgeting:
             self._leases.pop(reservation_id, None)
 
     def refuse(self, demand: Demand, refusal: Refusal) -> None:
-        """Write down that ``demand`` was not let through, and why."""
+        """Write down that ``demand`` was not let through, and why; once, however often it asks again."""
         standing = refusal.standing
         with self._lock:
+            if demand.id in self._refused:
+                return
+            self._refused[demand.id] = None
+            if len(self._refused) > REFUSED_MAX:
+                self._refused.popitem(last=False)
             event = {
                 "event": "turned_away", "id": demand.id, "at": self._ledger.now(self.clock()),
                 "budget": standing.budget.name, "group": list(standing.group),
@@ -304,6 +326,7 @@ class Budgeting:
             after = self._ledger.terms.get(name)
             if before is None or after is None or before.since_us != after.since_us:
                 self._external.pop(name, None)
+            self._name_version()
         self._catch_up()
         self.freed()
 
@@ -320,7 +343,12 @@ class Budgeting:
                     log.warning("budget %r of the settings replaces one that was made by the API", budget.name)
                 event = {"event": "define", "at": self.clock(), "budget": as_json(budget), "source": "file"}
                 self._do(event)
+        self._name_version()
         self._write_state().result()
+
+    def _name_version(self) -> None:
+        told = json.dumps([_told(terms.budget) for terms in self._enforcing()], sort_keys=True)
+        self.version = hashlib.sha256(told.encode()).hexdigest()[:16]
 
     # The journal
 
