@@ -135,6 +135,22 @@ def reconcile(args: argparse.Namespace) -> int:
     )
 
 
+def export(args: argparse.Namespace) -> int:
+    """Write the ledger as a file: FOCUS for finance, or plain calls or units; or check a FOCUS file."""
+    from tallystick.export import run
+
+    return run(
+        what=args.what,
+        version=args.focus,
+        collector=args.collector,
+        since=args.since,
+        until=args.until,
+        form=args.format,
+        out=args.out,
+        check=args.check,
+    )
+
+
 def run_app(args: argparse.Namespace) -> int:
     """Run a Python program with instrument() already called."""
     from tallystick.instrumentation.run import run
@@ -233,6 +249,20 @@ def parser() -> argparse.ArgumentParser:
     reconciling.add_argument("--to", dest="until", required=True, metavar="DAY", help="a UTC day, outside")
     key_help = "compare by key: the ledger's name of it and the provider's id; may be repeated"
     reconciling.add_argument("--key", dest="keys", action="append", metavar="OURS=THEIRS", help=key_help)
+
+    exporting = command(export)
+    with_collector(exporting)
+    exporting.add_argument("what", nargs="?", choices=["calls", "units"], help="plain rows, as the API gives them")
+    exporting.add_argument(
+        "--focus", choices=["1.2", "1.3", "1.4"], help="the FinOps Foundation's format, one row a charge"
+    )
+    exporting.add_argument("--from", dest="since", metavar="DAY", help="ISO 8601, within")
+    exporting.add_argument("--to", dest="until", metavar="DAY", help="ISO 8601, outside (default: now)")
+    exporting.add_argument("--format", choices=["csv", "parquet"], default="csv", help="default: %(default)s")
+    exporting.add_argument("--out", type=Path, metavar="FILE", help="default: standard output, for csv")
+    exporting.add_argument(
+        "--check", type=Path, metavar="FILE", help="say what in that file is not FOCUS; export nothing"
+    )
 
     # No dash begins an option of ours here: all words are the program's, -m among them.
     running = commands.add_parser("run", help=run_app.__doc__, prefix_chars="\0", add_help=False)

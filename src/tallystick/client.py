@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -35,6 +36,22 @@ class Collector:
             raise CollectorRefusedError(f"{self.url}/api/v1/{question}", status, _detail(body))
         answer: dict[str, Any] = json.loads(body)
         return answer
+
+    def pages(
+        self, question: str, start: datetime, end: datetime, params: Params | None = None
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Yield the rows of a question that gives pages, day by day: what the collector sorts at a time stays small."""
+        while start < end:
+            until = min(start.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1), end)
+            asked: dict[str, Any] = {**(params or {}), "start": start.isoformat(), "end": until.isoformat()}
+            while True:
+                page = self.ask(question, asked)
+                if page["rows"]:
+                    yield page["rows"]
+                if not page["next_cursor"]:
+                    break
+                asked["cursor"] = page["next_cursor"]
+            start = until
 
     def order(self, action: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return the answer to ``POST /api/v1/{action}`` with ``body`` as JSON; raises as `ask` does."""

@@ -12,6 +12,7 @@
     │   ├── CollectorRefusedError
     │   └── UnknownCallError       no call has the id that was asked for
     ├── ReportError                a provider's own cost report cannot be had
+    ├── ExportError                a row is not what the format demands; nothing was written
     ├── StoreError
     │   ├── StoreLockedError       another process holds the data folder
     │   └── StoreTooNewError       the file was written by a newer tallystick
@@ -99,6 +100,10 @@ class UnknownCallError(CollectorError):
 
 class ReportError(TallystickError):
     """A provider's own cost report cannot be had, or not be read."""
+
+
+class ExportError(TallystickError):
+    """A row is not what the format demands; the file was not written."""
 
 
 class StoreError(TallystickError):

@@ -8,9 +8,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tallystick.model.cells import defused
+
 MEDIA_TYPE = "text/csv; charset=utf-8; header=present"
-FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""A cell that begins so is a formula to Excel, Calc and Sheets; source: OWASP, "CSV Injection"."""
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -30,5 +30,4 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 def _cell(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return f"'{text}" if text.startswith(FORMULAS) else text
+    return defused(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))

@@ -99,7 +99,7 @@ UNIT = (
     "id", "provider", "model", "api", "at", "usage", "params", "estimated", "cost_usd", "cost_status", "price_version",
     "receipt",
 )  # fmt: skip
-UNIT_OF_CALL = ("service", "environment", "feature", "user", "session", "prompt", "key", "caller")
+UNIT_OF_CALL = ("service", "environment", "feature", "user", "session", "prompt", "key", "caller", "tags")
 """What a unit's call says of it, in an answer that lists units alone."""
 ATTEMPT = (
     "number", "started_at", "duration_ms", "status", "outcome", "request_id", "retry_after_s", "waited_s",
@@ -381,7 +381,7 @@ def units(ask: Ask, params: Params, now: datetime) -> Json:
     """The billable responses of the calls in the range, in the order of their calls, with receipts; a page of them."""
     asked = _range(params, now, "limit", "cursor")
     limit = _integer(asked.rest, "limit", LIMIT_MAX, 1, ROWS_MAX)
-    columns = ", ".join(f"calls.{COLUMNS[name]}" for name in UNIT_OF_CALL)
+    columns = ", ".join(f"calls.{COLUMNS.get(name, name)}" for name in UNIT_OF_CALL)
     order = "epoch_us(calls.started_at), units.trace_id, units.call_id, units.position"
     where, values = "", list(asked.values)
     if asked.rest.get("cursor"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -24,17 +24,11 @@ Unit = Mapping[str, Any]
 
 def units_of(collector: Collector, provider: str, start: date, end: date) -> Iterator[Unit]:
     """Yield the units that ``provider`` answered on the UTC days from ``start`` (within) to ``end`` (outside)."""
-    first, last = (datetime.combine(day, datetime.min.time()) for day in (start, end))
-    asked: dict[str, Any] = {"start": f"{(first - MARGIN).isoformat()}Z", "end": f"{last.isoformat()}Z", "limit": PAGE,
-                             "provider": provider}  # fmt: skip
-    while True:
-        page = collector.ask("units", asked)
-        for unit in page["rows"]:
-            if first <= datetime.fromisoformat(unit["at"]).replace(tzinfo=None) < last:
+    first, last = (datetime.combine(day, datetime.min.time(), UTC) for day in (start, end))
+    for page in collector.pages("units", first - MARGIN, last, {"limit": PAGE, "provider": provider}):
+        for unit in page:
+            if first <= datetime.fromisoformat(unit["at"]) < last:
                 yield unit
-        if not page["next_cursor"]:
-            return
-        asked["cursor"] = page["next_cursor"]
 
 
 def charges(units: Iterable[Unit], provider: str, book: Book, accounts: Mapping[str, str]) -> Iterator[Charge]:
