@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import ssl
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import datetime, timedelta
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from tallystick.errors import CollectorRefusedError, CollectorUnreachableError
+from tallystick.model.places import authorities, bearer
 
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 
@@ -73,18 +77,22 @@ class Collector:
         return self._request("GET", path + (f"?{query}" if query else ""))
 
     def _request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-        parts = urlsplit(self.url)
-        connect = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-        connection = connect(parts.hostname or "127.0.0.1", parts.port, timeout=self.timeout_s)
-        headers = {} if body is None else {"Content-Type": "application/json"}
+        headers = bearer(os.environ, self.url) | ({} if body is None else {"Content-Type": "application/json"})
         try:
-            connection.request(method, f"{parts.path}{path}", body, headers)
-            response = connection.getresponse()
-            return response.status, response.read(ANSWER_BYTES_MAX)
+            with closing(self._connection()) as connection:
+                connection.request(method, f"{urlsplit(self.url).path}{path}", body, headers)
+                response = connection.getresponse()
+                return response.status, response.read(ANSWER_BYTES_MAX)
         except (OSError, HTTPException) as error:
             raise CollectorUnreachableError(self.url, str(error) or type(error).__name__) from error
-        finally:
-            connection.close()
+
+    def _connection(self) -> HTTPConnection:
+        parts = urlsplit(self.url)
+        host, port = parts.hostname or "127.0.0.1", parts.port
+        if parts.scheme != "https":
+            return HTTPConnection(host, port, timeout=self.timeout_s)
+        context = ssl.create_default_context(cafile=authorities(os.environ))
+        return HTTPSConnection(host, port, timeout=self.timeout_s, context=context)
 
 
 def _detail(body: bytes) -> str:

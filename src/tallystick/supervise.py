@@ -11,6 +11,7 @@ import ctypes
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -53,12 +54,13 @@ class Part:
     health_path: str
     variables: Mapping[str, str] = field(default_factory=dict)
     """Added to our own environment."""
+    is_tls: bool = False
 
     @property
     def url(self) -> str:
         """Where it listens."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+        return f"http{'s' if self.is_tls else ''}://{host}:{self.port}"
 
 
 class PartFailedError(TallystickError):
@@ -314,6 +316,7 @@ def house(data: Path | None, port: int | None, dashboard_port: int, config: Path
     if config is not None:
         collect += ["--config", str(config)]
     dashboard_url = f"http://127.0.0.1:{dashboard_port}"
+    token = settings.collector.bearer()
     collector = Part(
         name="collector",
         arguments=collect,
@@ -322,13 +325,15 @@ def house(data: Path | None, port: int | None, dashboard_port: int, config: Path
         health_path="/healthz",
         # Links in messages lead to this dashboard, unless the settings name another.
         variables={} if settings.alerts.dashboard_url else {"TALLYSTICK_DASHBOARD_URL": dashboard_url},
+        is_tls=settings.collector.tls_certificate is not None,
     )
     dashboard = Part(
         name="dashboard",
-        arguments=["dashboard", "--collector", collector.url, "--port", str(dashboard_port)],
+        arguments=["dashboard", "--collector", settings.collector.url(port), "--port", str(dashboard_port)],
         host="127.0.0.1",
         port=dashboard_port,
         health_path="/_stcore/health",
+        variables={} if token is None else {"TALLYSTICK_TOKEN": token},
     )
     return collector, dashboard
 
@@ -346,7 +351,12 @@ def free_port(host: str, port: int, option: str) -> int:
 
 
 def _answers(part: Part) -> bool:
-    connection = HTTPConnection(part.host, part.port, timeout=HEALTH_TIMEOUT_S)
+    if part.is_tls:
+        # Our own child on our own machine, which answers this question to everybody: who it is needs no proof.
+        context = ssl._create_unverified_context()  # noqa: S323, SLF001 -- the library's own way to say so
+        connection: HTTPConnection = HTTPSConnection(part.host, part.port, timeout=HEALTH_TIMEOUT_S, context=context)
+    else:
+        connection = HTTPConnection(part.host, part.port, timeout=HEALTH_TIMEOUT_S)
     try:
         connection.request("GET", part.health_path)
         return connection.getresponse().status == 200

@@ -17,9 +17,10 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from tallystick.collector import advice, doctor, export, lookup, metrics, openapi, patience, query
+from tallystick.collector.access import HEADERS, Guard, error_answer
 from tallystick.collector.admission import Admission
 from tallystick.collector.alerting import Alerting
 from tallystick.collector.apply import Applier
@@ -27,18 +28,12 @@ from tallystick.collector.budgeting import Budgeting
 from tallystick.collector.journal import Journal, Position
 from tallystick.collector.prices import Prices
 from tallystick.collector.receive import Receiver
-from tallystick.collector.settings import Settings
+from tallystick.collector.settings import CollectorSettings, Settings
 from tallystick.collector.store import QueryTimeoutError
 from tallystick.errors import StoreError
 
 log = logging.getLogger("tallystick.serve")
 
-HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
-HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-}
 QUERY_CHARS_MAX = 16 * 1024
 BODY_BYTES_MAX = 16 * 1024
 
@@ -56,45 +51,6 @@ RANGED = {
 
 TABULAR = frozenset({"groups", "series", "calls", "units", "alerts"})
 """These have rows, and give them as CSV too."""
-
-
-class Guard:
-    """Refuses, before anything is read, what a web page could make a browser send here.
-
-    A name that resolves to loopback is still another site's (DNS rebinding), so the Host must be loopback itself.  A
-    page may POST across sites without asking first, but its browser says so in Origin.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on, or answer 421 or 403."""
-        if scope["type"] == "http" and (refusal := _refusal(scope)) is not None:
-            await refusal(scope, receive, send)
-            return
-        if scope["type"] == "websocket":
-            return
-        await self.app(scope, receive, send)
-
-
-def _refusal(scope: Scope) -> Response | None:
-    headers = [(name, value.decode("latin-1")) for name, value in scope["headers"] if name in {b"host", b"origin"}]
-    hosts = [value for name, value in headers if name == b"host"]
-    if len(hosts) != 1 or not _is_ours(hosts[0]):
-        return _error(
-            421, "misdirected", f"Host {', '.join(hosts)[:100]!r} is not this collector; ask 127.0.0.1 or localhost"
-        )
-    if scope["method"] not in {"GET", "HEAD"} and any(name == b"origin" for name, _ in headers):
-        return _error(403, "cross_site", "a web page may not send to the collector")
-    return None
-
-
-def _is_ours(host: str) -> bool:
-    name, colon, port = host.rpartition(":")
-    if not colon or name.endswith(":") or (host.startswith("[") and host.endswith("]")):
-        name, port = host, "0"
-    return name.lower() in HOSTS and port.isascii() and port.isdecimal()
 
 
 @dataclass(slots=True)
@@ -120,7 +76,7 @@ class Answers:
         question = RANGED.get(name)
         if question is None:
             known = ", ".join([*RANGED, "advice", "budgets", "ledger", "doctor", "calls/ID", "traces/ID"])
-            return _error(404, "not_found", f"there is no such question; there are {known}")
+            return error_answer(404, "not_found", f"there is no such question; there are {known}")
         if name in TABULAR and b"format=" in request.scope["query_string"]:
             return await self._tabular(request, question)
         return await self._answer(lambda: question(self._ask, _params(request), _now()))
@@ -151,7 +107,7 @@ class Answers:
     async def test_alert(self, request: Request) -> Response:
         """Send a test message to every channel, and answer what became of it."""
         if not _is_json(request):
-            return _error(415, "unsupported", "send the body as application/json; {} will do")
+            return error_answer(415, "unsupported", "send the body as application/json; {} will do")
         return await self._answer(lambda: {"rows": self.alerting.test()})
 
     async def budgets(self, request: Request) -> Response:
@@ -201,14 +157,14 @@ class Answers:
     async def reprice(self, request: Request) -> Response:
         """Price stored units again; the body is JSON (a page of another site cannot send that unasked)."""
         if not _is_json(request):
-            return _error(415, "unsupported", "send the body as application/json")
+            return error_answer(415, "unsupported", "send the body as application/json")
         body = b""
         try:
             async with asyncio.timeout(patience.BODY_S):
                 async for part in request.stream():
                     body += part
                     if len(body) > BODY_BYTES_MAX:
-                        return _error(413, "too_large", f"the body is longer than {BODY_BYTES_MAX} bytes")
+                        return error_answer(413, "too_large", f"the body is longer than {BODY_BYTES_MAX} bytes")
         except (ClientDisconnect, TimeoutError):
             return Response(status_code=408, headers={"Connection": "close"})
         try:
@@ -216,7 +172,7 @@ class Answers:
         except (ValueError, RecursionError):
             asked = None
         if not isinstance(asked, dict):
-            return _error(400, "bad_parameter", "the body is no JSON object")
+            return error_answer(400, "bad_parameter", "the body is no JSON object")
         return await self._answer(lambda: self.prices.price_again(asked))
 
     async def ledger(self, request: Request) -> Response:
@@ -238,14 +194,14 @@ class Answers:
             answer = await asyncio.get_running_loop().run_in_executor(self.pool, question)
             return answer if isinstance(answer, Response) else _json(200, answer)
         except query.BadParameterError as error:
-            return _error(400, "bad_parameter", str(error))
+            return error_answer(400, "bad_parameter", str(error))
         except query.NotFoundError as error:
-            return _error(404, "not_found", str(error))
+            return error_answer(404, "not_found", str(error))
         except QueryTimeoutError as error:
-            return _error(504, "timeout", str(error))
+            return error_answer(504, "timeout", str(error))
         except StoreError as error:
             log.warning("a question was not answered: %s", error)
-            return _error(503, "store", str(error))
+            return error_answer(503, "store", str(error))
 
     def _ledger(self) -> Any:
         store, journal = self.applier.store, self.journal
@@ -279,9 +235,9 @@ class Answers:
         }  # fmt: skip
 
 
-def application(receiver: Receiver, answers: Answers) -> ASGIApp:
+def application(receiver: Receiver, answers: Answers, settings: CollectorSettings) -> ASGIApp:
     """Return the collector's ASGI application."""
-    return Guard(Admission(answers.budgeting, Starlette(
+    routed = Admission(answers.budgeting, Starlette(
         routes=[
             Route("/v1/traces", receiver.traces, methods=["POST"]),
             Route("/v1/metrics", receiver.ignored, methods=["POST"]),
@@ -301,7 +257,8 @@ def application(receiver: Receiver, answers: Answers) -> ASGIApp:
             Route("/api/v1/{question}", answers.ranged),
         ],
         exception_handlers={404: _not_found, 405: _not_allowed, 500: _broken},
-    )))  # fmt: skip
+    ))  # fmt: skip
+    return Guard(routed, settings.names, settings.bearer())
 
 
 async def _described(_request: Request) -> Response:
@@ -309,15 +266,15 @@ async def _described(_request: Request) -> Response:
 
 
 async def _not_found(request: Request, _: Exception) -> Response:
-    return _error(404, "not_found", f"nothing is at {request.url.path[:200]}; see docs/api.md")
+    return error_answer(404, "not_found", f"nothing is at {request.url.path[:200]}; see docs/api.md")
 
 
 async def _not_allowed(request: Request, _: Exception) -> Response:
-    return _error(405, "method_not_allowed", f"{request.method[:16]} is not answered at {request.url.path[:200]}")
+    return error_answer(405, "method_not_allowed", f"{request.method[:16]} is not answered at {request.url.path[:200]}")
 
 
 async def _broken(_request: Request, _: Exception) -> Response:
-    return _error(500, "fault", "a fault of tallystick's own; its traceback is in the collector's log")
+    return error_answer(500, "fault", "a fault of tallystick's own; its traceback is in the collector's log")
 
 
 def _params(request: Request) -> list[tuple[str, str]]:
@@ -339,7 +296,3 @@ def _now() -> datetime:
 
 def _json(status: int, body: Any) -> Response:
     return Response(json.dumps(body, ensure_ascii=False), status, HEADERS, media_type="application/json")
-
-
-def _error(status: int, code: str, message: str) -> Response:
-    return _json(status, {"error": {"code": code, "message": message}})

@@ -77,7 +77,7 @@ class Service:
         answers = Answers(
             self.applier, self.journal, self.settings, self.pool, self.prices, self.budgeting, self.alerting
         )
-        self.app = application(Receiver(self.journal, collector), answers)
+        self.app = application(Receiver(self.journal, collector), answers, collector)
         config = uvicorn.Config(
             self.app,
             http=PatientProtocol,
@@ -90,6 +90,8 @@ class Service:
             backlog=BACKLOG,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=int(STOP_S),
+            ssl_certfile=collector.tls_certificate,
+            ssl_keyfile=collector.tls_key,
         )
         self.server = _Server(config)
 
@@ -156,7 +158,8 @@ async def _until_signal(service: Service) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, service.stop)
-    told = f"tallystick: collector at http://{service.address}, data in {service.settings.collector.data}"
+    scheme = "https" if service.settings.collector.tls_certificate else "http"
+    told = f"tallystick: collector at {scheme}://{service.address}, data in {service.settings.collector.data}"
     print(told, flush=True)  # noqa: T201 -- a command's own voice
     await service.serve()
 

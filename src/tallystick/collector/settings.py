@@ -24,6 +24,7 @@ from tallystick.model.budgets import FAIL, ON_UNBOUNDED, ON_UNPRICED, THRESHOLDS
 from tallystick.model.places import DEFAULT_COLLECTOR_PORT, data_dir, spool_dir
 
 FILE = "tallystick.toml"
+TOKEN_CHARS_MIN = 16
 MIB = 1024 * 1024
 
 Table = TypeVar("Table", bound=BaseSettings)
@@ -64,9 +65,16 @@ class CollectorSettings(_Table):
     """``[collector]``: where spans are received and where they are kept."""
 
     host: str = Field(
-        default="127.0.0.1", description="The address to listen at; loopback only, as there is no token yet."
+        default="127.0.0.1", description="The address to listen at; beyond loopback only with a token and TLS."
     )
     port: int = Field(default=DEFAULT_COLLECTOR_PORT, ge=0, le=65535, description="The port; 0 takes a free one.")
+    hosts: tuple[str, ...] = Field(
+        default=(), description="Names by which others may ask, beside loopback's and the address itself."
+    )
+    token: SecretStr | None = Field(default=None, description="What every request must bear, 16 characters or more.")
+    token_file: Path | None = Field(default=None, description="Or a file that holds the token, its owner's alone.")
+    tls_certificate: Path | None = Field(default=None, description="A PEM file; with it HTTPS is spoken, nothing else.")
+    tls_key: Path | None = Field(default=None, description="The certificate's key, when that file does not hold it.")
     data: Path = Field(
         default_factory=lambda: data_dir(os.environ),
         description="The data folder. Default: TALLYSTICK_DATA, else XDG's data home.",
@@ -102,15 +110,35 @@ class CollectorSettings(_Table):
 
     @field_validator("host")
     @classmethod
-    def _is_loopback(cls, host: str) -> str:
+    def _is_address(cls, host: str) -> str:
         if host == "localhost":
             return host
         try:
-            if ipaddress.ip_address(host.strip("[]")).is_loopback:
-                return host.strip("[]")
+            return str(ipaddress.ip_address(host.strip("[]")))
         except ValueError:
-            pass
-        raise ValueError("is not loopback; there is no token yet, so only 127.0.0.1, ::1 or localhost is allowed")
+            raise ValueError("is no address of this machine; 127.0.0.1, ::1, localhost or an IP address is") from None
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What a request's Host may be, beside loopback's names."""
+        is_anywhere = self.host != "localhost" and ipaddress.ip_address(self.host).is_unspecified
+        return self.hosts if is_anywhere else (*self.hosts, self.host)
+
+    def url(self, port: int) -> str:
+        """Return where those ask it who run beside it; with TLS by the first name, which the certificate is for."""
+        host = self.names[0] if self.tls_certificate else self.host
+        return f"http{'s' if self.tls_certificate else ''}://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def bearer(self) -> str | None:
+        """Return the token, None when none is needed; raises SettingsError when the file cannot be what was meant."""
+        if self.token is not None:
+            return self.token.get_secret_value()
+        return None if self.token_file is None else read_token(self.token_file)
 
 
 class AlertSettings(_Table):
@@ -194,8 +222,52 @@ def load(
         alerts=_table(path, AlertSettings, "alerts", file.get("alerts", {}), {}),
         budget=tuple(_budget(path, number, entry) for number, entry in enumerate(budgets, start=1)),
     )
+    _check_doors(path, settings.collector)
     _check_budgets(path, settings)
     return settings
+
+
+def _check_doors(path: Path, collector: CollectorSettings) -> None:
+    """Raise SettingsError when others could reach the collector and read or write what they like."""
+    bearer = collector.bearer()
+    if bearer is not None and not (len(bearer) >= TOKEN_CHARS_MIN and bearer.isascii() and bearer.isprintable()):
+        raise SettingsError(
+            f"{path}: [collector]: token has {len(bearer)} characters; {TOKEN_CHARS_MIN} or more are needed, "
+            "of printable ASCII, as `openssl rand -hex 32` prints them"
+        )
+    for key, file in (("tls_certificate", collector.tls_certificate), ("tls_key", collector.tls_key)):
+        if file is not None and not file.is_file():
+            raise SettingsError(f"{path}: [collector]: {key} is {file}, which is no file; it is a PEM file")
+    if collector.tls_key is not None and collector.tls_certificate is None:
+        raise SettingsError(f"{path}: [collector]: tls_key is set without tls_certificate, which it belongs to")
+    if collector.is_loopback:
+        return
+    if bearer is None or collector.tls_certificate is None:
+        missing = [
+            *(["token or token_file"] if bearer is None else []),
+            *(["tls_certificate"] if collector.tls_certificate is None else []),
+        ]
+        raise SettingsError(
+            f"{path}: [collector]: host is {collector.host}, which other machines reach; that needs "
+            f"{' and '.join(missing)} too. Listen at 127.0.0.1, or set them"
+        )
+    if not collector.names:
+        raise SettingsError(
+            f"{path}: [collector]: host is {collector.host}, every address, but hosts is empty; "
+            'name what others call this machine, as hosts = ["collector.example"]'
+        )
+
+
+def read_token(file: Path) -> str:
+    """Return the token that ``file`` holds; raises SettingsError when others may read it, or it is not there."""
+    try:
+        mode = file.stat().st_mode
+        token = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"token_file {file} cannot be read: {error}") from error
+    if mode & 0o077:
+        raise SettingsError(f"token_file {file} is readable by others (mode {mode & 0o777:o}); chmod 600 {file}")
+    return token
 
 
 def _check_shape(path: Path, file: Mapping[str, Any]) -> None:
@@ -281,6 +353,6 @@ def _finding(finding: Any, kind: type[BaseModel]) -> str:
     if finding["type"] == "missing":
         return f"{key} is missing; it is {kind.model_fields[key].description}"
     said = finding["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("should ")
-    # A webhook's address is a secret, and this line ends in logs.
-    what = key if "url" in key else f"{key} is {value}"
+    # A webhook's address is a secret, as is the token, and this line ends in logs.
+    what = key if "url" in key or key == "token" else f"{key} is {value}"
     return f"{what}, {said}" if finding["type"] == "value_error" else f"{what}, must {said}"

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from tallystick.errors import SettingsError
 from tallystick.instrumentation._content import MODES
-from tallystick.model.places import collector_url, spool_dir
+from tallystick.model.places import bearer, collector_url, spool_dir
 
 SPOOL_BYTES_MAX = 256 * 1024 * 1024
 
@@ -49,6 +49,7 @@ def read_settings(
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise SettingsError(f"collector is {url!r}; it must be a URL such as http://127.0.0.1:4318")
+    bearer(environ, url)  # what is wrong with the token is said now, not by a thread that nobody hears
     return Settings(
         service=service or environ.get("OTEL_SERVICE_NAME") or _program_name(),
         environment=environment or environ.get("TALLYSTICK_ENVIRONMENT"),

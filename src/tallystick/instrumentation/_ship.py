@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from tallystick.instrumentation._guard import guard
 from tallystick.instrumentation._spool import Spool
+from tallystick.model.places import authorities, bearer
 from tallystick.model.segment import Kind, Record, orphans, read_records
 
 log = logging.getLogger("tallystick.ship")
@@ -64,7 +65,7 @@ class _TlsSocket(_Deadline, ssl.SSLSocket):
 def _connect(url: str, timeout_s: float) -> HTTPConnection:
     parts = urlsplit(url)
     if parts.scheme == "https":
-        context = ssl.create_default_context()
+        context = ssl.create_default_context(cafile=authorities(os.environ))
         context.sslsocket_class = _TlsSocket
         connection: HTTPConnection = HTTPSConnection(
             parts.hostname or "", parts.port, timeout=timeout_s, context=context
@@ -81,14 +82,15 @@ def _connect(url: str, timeout_s: float) -> HTTPConnection:
 def post(url: str, body: bytes, timeout_s: float) -> None:
     """POST an OTLP body to ``url``/v1/traces; return when it is acknowledged, ``timeout_s`` later at most.
 
-    Raises Undelivered: final for answers that OTLP says not to retry (every 4xx but 408 and 429).
+    Raises Undelivered: final for answers that OTLP says not to retry, every 4xx but 408 and 429; and but 401, since
+    somebody may still set the right token.
     """
     until = time.monotonic() + timeout_s
     try:
         connection = _connect(url, timeout_s)
         try:
             connection.sock.until = until  # type: ignore[union-attr]
-            connection.request("POST", f"{urlsplit(url).path}/v1/traces", body, HEADERS)
+            connection.request("POST", f"{urlsplit(url).path}/v1/traces", body, HEADERS | bearer(os.environ, url))
             response = connection.getresponse()
             response.read(ANSWER_BYTES_MAX)
             status = response.status
@@ -97,7 +99,7 @@ def post(url: str, body: bytes, timeout_s: float) -> None:
     except (OSError, HTTPException, ValueError) as error:
         raise Undelivered(str(error) or type(error).__name__) from error
     if not 200 <= status < 300:
-        raise Undelivered(f"the collector answered {status}", final=400 <= status < 500 and status not in {408, 429})
+        raise Undelivered(f"the collector answered {status}", final=400 <= status < 500 and status not in {401, 408, 429})
 
 
 def bodies(segment: bytes) -> list[bytes]:
