@@ -99,7 +99,8 @@ def post(url: str, body: bytes, timeout_s: float) -> None:
     except (OSError, HTTPException, ValueError) as error:
         raise Undelivered(str(error) or type(error).__name__) from error
     if not 200 <= status < 300:
-        raise Undelivered(f"the collector answered {status}", final=400 <= status < 500 and status not in {401, 408, 429})
+        is_final = 400 <= status < 500 and status not in {401, 408, 429}
+        raise Undelivered(f"the collector answered {status}", final=is_final)
 
 
 def bodies(segment: bytes) -> list[bytes]:
