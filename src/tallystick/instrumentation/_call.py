@@ -194,7 +194,7 @@ class Call:
                 self.note(capture.answered(json.loads(content[0]), answer.stop_reasons))
 
     def _listen(self, response: Any, kind: str, *, asynchronous: bool) -> None:
-        reader = stream_reader(self.route, kind, self._take_part)
+        reader = stream_reader(self.route, kind, self._request, self._take_part)
         encoding = response.headers.get("content-encoding", "").strip().lower()
         with self._lock:
             self._reading += 1
@@ -219,7 +219,8 @@ class Call:
             return
         with self._lock:
             self._reading += 1
-        reader = stream_reader(self.route, response.headers.get("content-type", ""), self._take_part)
+        kind = response.headers.get("content-type", "")
+        reader = stream_reader(self.route, kind, self._request, self._take_part)
         recorder = Recorder(reader, "", self._on_content, self._watched)
         tap(response, recorder, asynchronous=asynchronous, inside=(self.enter, self.leave))
 

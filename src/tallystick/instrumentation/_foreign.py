@@ -27,6 +27,8 @@ HOSTS_MAX = 1024
 """How many hosts are remembered as billing or not; a crawler meets more."""
 METHODS = frozenset({"POST", "GET"})
 """GET: an SDK's call may fetch what was answered before, a background response or the results of a batch."""
+TELLING = frozenset({"answer", "job", "stored"})
+"""What paths tell by themselves; those of agents and their sessions are too short for that."""
 KEY_HEADERS = ("x-api-key", "api-key", "authorization")
 
 
@@ -132,7 +134,7 @@ def _is_named(base_url: str, providers: Mapping[str, str]) -> bool:
 def route_at(path: str) -> tuple[str, Route] | None:
     """Return what a path has before the API's own part, its version included, and the route; None if it has none."""
     for at, character in enumerate(path):
-        if character == "/" and (route := route_of("POST", path[at:])) is not None:
+        if character == "/" and (route := route_of("POST", path[at:])) is not None and route.reads in TELLING:
             base = path[:at]
             return (f"{base}/v1" if path.startswith("/v1/", at) else base), route
     return None

@@ -45,10 +45,13 @@ def price_unit(
     """
     is_open = streamed and not route.is_fetch and not answer.is_unreadable
     usage, estimated = _completed(answer, route, request) if is_open else (answer.usage, False)
+    estimated = estimated or answer.is_estimated
     api = answer.api or route.api
     params = {**place.params, **_told(answer, request)}
     if api == "speech":
         params["input_characters"] = len(str(request.get("input", "")))
+    if api == "videos" and request.get("seconds"):  # of a film that is made longer, the answer tells the whole length
+        usage = {**(usage or {}), "video_seconds": request["seconds"]}
     if answer.is_batch:
         params["batch"] = True
     if answer.audio_seconds is not None:
@@ -88,6 +91,8 @@ def _told(answer: Answer, request: Mapping[str, Any]) -> dict[str, Any]:
     asked_model = request.get("model")
     if isinstance(asked_model, str) and asked_model != answer.model:  # Bedrock's answer hides the region of its price
         told["request_model"] = asked_model
+    if answer.geo is not None:
+        told["geo"] = answer.geo
     if answer.service_tier is not None:
         told["service_tier"] = answer.service_tier
     if isinstance(asked := request.get("service_tier"), str):  # the SDKs' "not given" is an object of their own

@@ -7,6 +7,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +47,10 @@ class Answer:
     """Whether it is billed at the price of a batch though its usage does not say so."""
     is_pending: bool = False
     """Whether nothing was answered yet: a background response that is queued."""
+    is_estimated: bool = False
+    """Whether the usage is not the final word, or is measured by us."""
+    geo: str | None = None
+    """Where it is run, where its usage does not say so."""
     is_unreadable: bool = False
     """Whether its body came in an encoding that cannot be undone here."""
 
@@ -63,34 +68,41 @@ def read_content(content: bytes, kind: str, route: Route) -> list[Answer]:
         return [Answer()]
     # Vectors and pictures are most of these bodies, and no text of the app's is in them: read the end alone.
     if route.api == "embeddings" or (route.api == "images" and len(content) > TAIL_BYTES_MIN):
-        return [_read_tail(content)]
+        body = _tail_of(content)
+        return [*_drawings(body), read_body(body)]
     try:
         body = json.loads(content)
     except ValueError:
         return [Answer(outcome=Outcome.INVALID_OUTPUT)]
     if route.reads == "batch":
         return [read_batch(body)]
+    if route.reads not in {"answer", "stored"} and isinstance(body, Mapping):
+        from tallystick.instrumentation._jobs import read_job  # it stands on this module
+
+        return read_job(route, body)
     answer = read_body(body)
-    if route.reads == "job":  # it is billed for what was asked, and says no more when it is done
-        answer.is_pending = False
-    return [answer]
+    return [*_drawings(body), answer] if route.api == "images" else [answer]
 
 
-def _read_tail(content: bytes) -> Answer:
-    """Read usage and model of a body without parsing the rest of it."""
-    answer = Answer()
+def _tail_of(content: bytes) -> dict[str, Any]:
+    """Return what a body says of usage and model, without parsing the rest of it."""
+    found: dict[str, Any] = {}
     decoder = json.JSONDecoder()
-    for key in ("usage", "model"):
+    for key in ("svg_usage", "usage", "model"):
         start = content.rfind(b'"%s"' % key.encode())
-        if start < 0:
-            continue
-        text = content[start:].decode(errors="replace").partition(":")[2].lstrip()
-        value, _ = decoder.raw_decode(text)
-        if key == "usage" and isinstance(value, dict):
-            answer.usage = value
-        elif key == "model" and isinstance(value, str):
-            answer.model = value
-    return answer
+        if start >= 0:
+            text = content[start:].decode(errors="replace").partition(":")[2].lstrip()
+            with suppress(ValueError):  # the body was cut here
+                found[key], _ = decoder.raw_decode(text)
+    if "model" in found and found["model"] == _mapping(found.get("svg_usage")).get("model"):
+        del found["model"]
+    return found
+
+
+def _drawings(body: Any) -> list[Answer]:
+    """Return the unit of who wrote an SVG picture: a model of its own, told beside the usage of the pictures."""
+    usage = _mapping(_mapping(body).get("svg_usage"))
+    return [Answer(model=_text(usage.get("model")), usage=usage, api="responses")] if usage else []
 
 
 def read_body(body: Any) -> Answer:
@@ -374,8 +386,32 @@ class ResponsesStream(StreamReader):
             self.fail(_json(data))
 
 
+class PicturesStream(StreamReader):
+    """Streams of images: each picture tells its own usage when it is done; as many as were asked for end it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self._number = number
+        self._pictures: list[Answer] = []
+
+    @property
+    def answers(self) -> list[Answer]:
+        """A unit for each picture that was done."""
+        return self._pictures or [self.answer]
+
+    def on_data(self, event: bytes, data: bytes) -> None:
+        self.first_content = True
+        if data[:6] == b"[DONE]":
+            self.finish()
+        elif b'.completed"' in data and b'"usage":' in data:
+            body = _tail_of(data)
+            self._pictures += [*_drawings(body), read_body(body)]
+            if sum(picture.api is None for picture in self._pictures) >= self._number:
+                self.finish()
+
+
 class OtherStream(StreamReader):
-    """Streams of images and audio: the event that carries usage is the last that counts."""
+    """Streams of audio: the event that carries usage is the last that counts."""
 
     def on_data(self, event: bytes, data: bytes) -> None:
         self.first_content = True
@@ -496,15 +532,32 @@ STREAMS: dict[str, type[StreamReader]] = {
 }
 
 
-def stream_reader(route: Route, kind: str, full: Callable[[list[Answer]], None]) -> StreamReader:
-    """Return a reader for a body of content type ``kind`` that is an answer to ``route``."""
+def stream_reader(
+    route: Route, kind: str, request: Mapping[str, Any], full: Callable[[list[Answer]], None]
+) -> StreamReader:
+    """Return a reader for a body of content type ``kind`` that is an answer to ``request`` on ``route``."""
     if route.reads == "results":
         return BatchResults(full)
     if "event-stream" in kind:
-        return STREAMS.get(route.api, OtherStream)()
+        return _event_reader(route, request, full)
     if "amazon.eventstream" in kind:
         return BedrockStream()
     return WholeBody(kind, route) if "json" in kind or kind.startswith("text/html") else OpaqueBody()
+
+
+def _event_reader(
+    route: Route, request: Mapping[str, Any], full: Callable[[list[Answer]], None]
+) -> StreamReader:
+    if (kind := STREAMS.get(route.api)) is not None:
+        return kind()
+    if route.api == "images":
+        number = request.get("n")
+        return PicturesStream(number if isinstance(number, int) else 1)
+    if route.api in {"runs", "sessions", "agents"}:
+        from tallystick.instrumentation._jobs import EventStream, RunStream  # it stands on this module
+
+        return RunStream() if route.api == "runs" else EventStream(route, full)
+    return OtherStream()
 
 
 def _json(data: bytes) -> dict[str, Any]:

@@ -81,6 +81,8 @@ class Answer:
     """What multiplies the rates beside tier and speed: a place, a batch."""
     raw: tuple[str, bytes] | None = None
     """Content type and body of an answer that is no JSON: speech, plain text."""
+    beside: Answer | None = None
+    """What another model did for this answer, and is billed for."""
 
 
 @dataclass(slots=True)

@@ -22,7 +22,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tallystick.mock import anthropic_wire, clouds, media_wire, openai_wire
+from tallystick.mock import anthropic_wire, clouds, jobs_wire, media_wire, openai_wire
+from tallystick.mock.agents_wire import agent_routes
 from tallystick.mock.answers import Answer, Frame, InvalidRequestError, dump, new_id
 from tallystick.mock.batches import Batches, batch_routes
 from tallystick.mock.books import FULL_NAMES, RATES, UNPRICED_MODEL, Books, Item
@@ -51,6 +52,10 @@ WIRES: dict[tuple[str, str], Wire] = {
     ("openai", "/v1/audio/translations"): media_wire.transcription,
     ("openai", "/v1/audio/speech"): media_wire.speech,
     ("openai", "/v1/videos"): media_wire.videos,
+    ("openai", "/v1/videos/edits"): media_wire.videos,
+    ("openai", "/v1/videos/extensions"): media_wire.longer_video,
+    ("openai", "/v1/videos/{id}/remix"): media_wire.videos,
+    ("openai", "/v1/decisions"): jobs_wire.decisions,
 }
 ERROR_OF = {"anthropic": anthropic_wire.error, "openai": openai_wire.error}
 
@@ -67,6 +72,10 @@ class State:
     polls: dict[str, int] = field(default_factory=dict)
     """How often a background response is still to be found under way."""
     batches: Batches = field(default_factory=Batches)
+    jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Work that is done apart from its request, as it is when it has ended, by id."""
+    agents: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Agents, their sessions, and the events of those, by id."""
 
 
 @dataclass(kw_only=True)
@@ -220,6 +229,8 @@ class Exchange:
         return [*frames, answer.error_frame], written, "error"
 
     def _bill(self, answer: Answer, written: int, cut: str | None) -> None:
+        if answer.beside is not None:
+            self._bill(answer.beside, answer.beside.output_tokens, cut)
         self.state.books.enter(
             Item(
                 id=answer.id or self.request_id,
@@ -617,6 +628,8 @@ def make_app(state: State | None = None) -> Starlette:
             *(_wire_route(provider, path) for provider, path in WIRES),
             *(_cloud_route(cloud) for cloud in clouds.CLOUDS),
             *batch_routes(),
+            *jobs_wire.job_routes(),
+            *agent_routes(),
             *socket_routes(),
             Route("/openai/v1/moderations", _moderations, methods=["POST"]),
             Route("/openai/v1/responses/input_tokens", _count_input, methods=["POST"]),

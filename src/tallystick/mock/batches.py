@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from starlette.requests import Request
@@ -20,7 +19,7 @@ from starlette.routing import BaseRoute, Route
 
 from tallystick.mock import anthropic_wire, media_wire, openai_wire
 from tallystick.mock.answers import Answer, InvalidRequestError, dump, new_id
-from tallystick.mock.books import BATCH_FACTOR, Books, Item
+from tallystick.mock.books import BATCH_FACTOR, Books
 from tallystick.mock.thoughts import PromptCache
 
 DAY = "2026-11-21T12:00:00Z"
@@ -56,23 +55,16 @@ def batch_routes() -> list[BaseRoute]:
 
 
 def _bill(books: Books, provider: str, answer: Answer, unit_id: str) -> None:
-    request = books.note({"method": "POST", "path": "(a batch)", "provider": provider, "request_id": unit_id})
-    books.enter(
-        Item(
-            id=unit_id,
-            request_id=unit_id,
-            request=request,
-            attempt=0,
-            at=datetime.now(UTC).isoformat().replace("+00:00", "Z"),
-            provider=provider,
-            model=answer.model,
-            api=answer.api,
-            stream=False,
-            usage=answer.usage_at(answer.output_tokens),
-            counts=answer.counts_at(answer.output_tokens),
-            service_tier="batch",
-            factor=BATCH_FACTOR,
-        )
+    books.bill(
+        unit_id,
+        provider=provider,
+        model=answer.model,
+        api=answer.api,
+        usage=answer.usage_at(answer.output_tokens),
+        counts=answer.counts_at(answer.output_tokens),
+        path="(a batch)",
+        tier="batch",
+        factor=BATCH_FACTOR,
     )
 
 

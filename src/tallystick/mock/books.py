@@ -8,11 +8,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 PER = Decimal(1_000_000)
-WEB_SEARCH_USD = Decimal("0.01")
+FEES_USD = {"web_search": Decimal("0.01"), "session_quarters": Decimal("0.02")}
+"""What one costs, whatever the model: a search, a quarter of an hour that an agent was at work."""
 
 
 def _claude(read: str, cached: str, write_5m: str, write_1h: str, written: str) -> dict[str, Decimal]:
@@ -32,7 +34,7 @@ RATES: dict[tuple[str, str], dict[str, Decimal]] = {
     ("anthropic", "claude-sonnet-5-5"): _claude("2", "0.10", "2.5", "4", "10"),
     ("anthropic", "claude-sonnet-4-5-20250929"): _claude("3", "0.30", "3.75", "6", "15"),
     ("anthropic", "claude-haiku-4-5-20251001"): _claude("1", "0.10", "1.25", "2", "5"),
-    ("openai", "gpt-4o-2024-08-06"): _gpt("2.5", "1.25", "10"),
+    ("openai", "gpt-4o-2024-08-06"): _gpt("2.5", "1.25", "10") | {"training": Decimal(25)},
     ("openai", "gpt-4o-mini-2024-07-18"): _gpt("0.15", "0.075", "0.60"),
     ("openai", "gpt-4.1-mini-2025-04-14"): _gpt("0.40", "0.10", "1.60"),
     ("openai", "gpt-5-2025-08-07"): _gpt("1.25", "0.125", "10"),
@@ -44,6 +46,10 @@ RATES: dict[tuple[str, str], dict[str, Decimal]] = {
     ("openai", "gpt-image-1"): {"input": Decimal(5), "input_image": Decimal(10), "output_image": Decimal(40)},
     ("openai", "gpt-4o-transcribe"): {"input": Decimal("2.5"), "input_audio": Decimal(6), "output": Decimal(10)},
     ("openai", "whisper-1"): {"audio_seconds": Decimal(100)},  # 0.006 a minute
+    ("openai", "gpt-live-1"): {"live_minutes": Decimal(50_000)},  # 3 an hour
+    ("openai", "gpt-realtime-translate"): {"live_minutes": Decimal(34_000)},
+    ("openai", "sora-2"): {"video_seconds": Decimal(100_000)},
+    ("openai", "sora-2-pro"): {"video_seconds": Decimal(300_000), "video_seconds_1024p": Decimal(500_000)},
     ("openai", "tts-1"): {"characters": Decimal(15)},
     ("openai", "gpt-4o-mini-tts"): {"input": Decimal("0.60"), "output": Decimal(12)},
     ("openai", "gpt-realtime"): {
@@ -100,8 +106,8 @@ def charge_usd(
     factor *= tiered * Decimal(place)
     total = Decimal(0)
     for name, count in counts.items():
-        if name == "web_search":
-            total += count * WEB_SEARCH_USD
+        if name in FEES_USD:
+            total += count * FEES_USD[name]
         elif count and name not in rates:
             return None
         elif count:
@@ -160,6 +166,43 @@ class Books:
     def enter(self, item: Item) -> None:
         """Bill ``item``."""
         with self._lock:
+            self.items.append(item)
+
+    def bill(
+        self,
+        unit_id: str,
+        *,
+        provider: str,
+        model: str,
+        api: str,
+        usage: Mapping[str, Any],
+        counts: Mapping[str, int],
+        path: str,
+        stream: bool = False,
+        tier: str = "default",
+        factor: str = "1",
+        grows: bool = False,
+    ) -> None:
+        """Bill what no exchange of its own stands for; what ``grows`` replaces what was billed of it before."""
+        request = self.note({"method": "POST", "path": path, "provider": provider, "request_id": unit_id})
+        item = Item(
+            id=unit_id,
+            request_id=unit_id,
+            request=request,
+            attempt=0,
+            at=datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+            provider=provider,
+            model=model,
+            api=api,
+            stream=stream,
+            usage=usage,
+            counts=counts,
+            service_tier=tier,
+            factor=factor,
+        )
+        with self._lock:
+            if grows:
+                self.items = [before for before in self.items if before.id != unit_id]
             self.items.append(item)
 
     def note(self, request: dict[str, Any]) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from dataclasses import replace
 from email import policy
 from email.parser import BytesParser
 from typing import Any
@@ -60,18 +61,52 @@ def images(body: Body, options: Mapping[str, str], cache: PromptCache) -> Answer
     head = {"b64_json": picture, "created_at": 1, "size": "1024x1024", "quality": "low"}
     head |= {"background": "opaque", "output_format": "png"}
     made = Frames()
-    made.add(f"{kind}.partial_image", {"type": f"{kind}.partial_image", "partial_image_index": 0, **head}, written)
-    made.add(f"{kind}.completed", {"type": f"{kind}.completed", **head, "usage": usage})
+    is_stream = str(body.get("stream", "")).lower() == "true"
+    for at in range(number):  # each picture tells what it cost; what was read is told with the first
+        one = usage if number == 1 else _usage_of_one(text + read if at == 0 else 0, text, read)
+        told = {"type": f"{kind}.partial_image", "partial_image_index": 0, **head}
+        made.add(f"{kind}.partial_image", told, PICTURE_TOKENS)
+        made.add(f"{kind}.completed", {"type": f"{kind}.completed", **head, "usage": one})
+    told = {"created": 1, "data": [{"b64_json": picture}] * number} | ({} if is_silent else {"usage": usage})
     return Answer(
         id="",
         model=str(required(body, "model")),
         api="images",
-        body={"created": 1, "data": [{"b64_json": picture}] * number} | ({} if is_silent else {"usage": usage}),
+        body=told | ({"svg_usage": SVG_USAGE} if body.get("output_format") == "svg" else {}),
         output_tokens=written,
         usage_at=lambda _: usage,
         counts_at=lambda _: {"input": text, "input_image": read, "output_image": written},
-        frames=tuple(made.frames) if str(body.get("stream", "")).lower() == "true" else None,
+        frames=tuple(made.frames) if is_stream else None,
+        beside=_svg() if body.get("output_format") == "svg" else None,
     )
+
+
+SVG_USAGE = {
+    "input_tokens": 300,
+    "model": "gpt-5-mini-2025-08-07",
+    "output_tokens": 900,
+    "reasoning_tokens": 200,
+    "total_tokens": 1200,
+}
+
+
+def _svg() -> Answer:
+    """Return what another model is billed for that writes a drawing as text."""
+    return Answer(
+        id="",
+        model=str(SVG_USAGE["model"]),
+        api="responses",
+        body={},
+        output_tokens=900,
+        usage_at=lambda _: SVG_USAGE,
+        counts_at=lambda _: {"input": 300, "output": 900},
+    )
+
+
+def _usage_of_one(given: int, text: int, read: int) -> dict[str, Any]:
+    details = {"text_tokens": text if given else 0, "image_tokens": read if given else 0}
+    total = given + PICTURE_TOKENS
+    return {"input_tokens": given, "input_tokens_details": details, "output_tokens": PICTURE_TOKENS, "total_tokens": total}
 
 
 def transcription(body: Body, options: Mapping[str, str], cache: PromptCache) -> Answer:  # noqa: ARG001 -- as above
@@ -134,9 +169,11 @@ def speech(body: Body, options: Mapping[str, str], cache: PromptCache) -> Answer
 
 def videos(body: Body, options: Mapping[str, str], cache: PromptCache) -> Answer:  # noqa: ARG001 -- as above
     """Return the job that makes a film; what it costs hangs on its length and size, and is said nowhere."""
-    model, seconds = str(required(body, "model")), str(body.get("seconds") or 4)
+    model, seconds = str(body.get("model") or "sora-2"), str(body.get("seconds") or 4)
+    size = str(body.get("size") or "720x1280")
     told = {"id": new_id("video_"), "object": "video", "created_at": 1, "model": model, "status": "queued"}
-    told |= {"progress": 0, "seconds": seconds, "size": str(body.get("size") or "720x1280"), "prompt": body["prompt"]}
+    told |= {"progress": 0, "seconds": seconds, "size": size, "prompt": required(body, "prompt")}
+    item = "video_seconds" if "720" in size else "video_seconds_1024p"
     return Answer(
         id=str(told["id"]),
         model=model,
@@ -144,5 +181,11 @@ def videos(body: Body, options: Mapping[str, str], cache: PromptCache) -> Answer
         body=told,
         output_tokens=0,
         usage_at=lambda _: {},
-        counts_at=lambda _: {"video_seconds": int(seconds)},
+        counts_at=lambda _: {item: int(seconds)},
     )
+
+
+def longer_video(body: Body, options: Mapping[str, str], cache: PromptCache) -> Answer:
+    """Return the job that makes a film longer: it tells the whole length, and bills what is added."""
+    added = videos(body, options, cache)
+    return replace(added, body={**added.body, "seconds": str(int(added.body["seconds"]) + 4)})

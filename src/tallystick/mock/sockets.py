@@ -1,13 +1,14 @@
-"""OpenAI's websockets: realtime sessions, and the Responses API over one connection.
+"""OpenAI's websockets: realtime and live sessions, translations, and the Responses API over one connection.
 
-Source: the types of openai 3.54 (``RealtimeServerEvent``, ``RealtimeResponseUsage``, ``ResponsesServerEvent``).
+Source: the types of openai 3.54 (``RealtimeServerEvent``, ``RealtimeResponseUsage``, ``ResponsesServerEvent``; of
+``live`` ``ServerEvent``; ``RealtimeTranslationServerEvent``).
 """
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from starlette.routing import BaseRoute, WebSocketRoute
@@ -15,7 +16,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from tallystick.mock import openai_wire
 from tallystick.mock.answers import Answer, dump, new_id
-from tallystick.mock.books import Books, Item
+from tallystick.mock.books import Books
 from tallystick.mock.media_wire import AUDIO_TOKENS, TEXT
 from tallystick.mock.thoughts import count_tokens
 
@@ -29,6 +30,9 @@ def socket_routes() -> list[BaseRoute]:
         WebSocketRoute("/openai/v1/realtime", _realtime),
         WebSocketRoute("/openai/v1/responses", _responses),
         WebSocketRoute("/azure/openai/realtime", _realtime),
+        WebSocketRoute("/openai/v1/realtime/translations", _translate),
+        WebSocketRoute("/openai/v1/live/sessions", _live),
+        WebSocketRoute("/openai/v1/live/sessions/{id}/attach", _observe),
     ]
 
 
@@ -36,22 +40,17 @@ def _bill(
     socket: WebSocket, unit_id: str, model: str, api: str, usage: Mapping[str, Any], counts: dict[str, int]
 ) -> None:
     books: Books = socket.app.state.mock.books
-    request = books.note({"method": "GET", "path": socket.url.path, "provider": "openai", "request_id": unit_id})
-    books.enter(
-        Item(
-            id=unit_id,
-            request_id=unit_id,
-            request=request,
-            attempt=0,
-            at=datetime.now(UTC).isoformat().replace("+00:00", "Z"),
-            provider="azure.ai.openai" if socket.url.path.startswith("/azure") else "openai",
-            model=model,
-            api=api,
-            stream=True,
-            usage=usage,
-            counts=counts,
-            service_tier="default",
-        )
+    provider = "azure.ai.openai" if socket.url.path.startswith("/azure") else "openai"
+    books.bill(
+        unit_id,
+        provider=provider,
+        model=model,
+        api=api,
+        usage=usage,
+        counts=counts,
+        path=socket.url.path,
+        stream=True,
+        grows=api == "live",
     )
 
 
@@ -139,3 +138,95 @@ async def _respond(socket: WebSocket, model: str, read: int) -> None:
     counts = {"input": read, "output": written, "output_audio": WRITTEN_AUDIO_TOKENS}
     _bill(socket, str(response["id"]), model, "realtime", usage, counts)
     await _say(socket, "response.done", response=response | {"status": "completed", "usage": usage})
+
+
+# Billed by their time ---------------------------------------------------------------------------------------------------
+
+TOLD_S = (60.0, 120.0)
+"""How long a live session says that it has been, each time that it is asked."""
+TRANSLATED_BYTES_PER_MINUTE = 2 * 24_000 * 60
+
+
+async def _live(socket: WebSocket) -> None:
+    """Hold a live session: it tells the time as a sum, and what others did for it, a response and a decision."""
+    await socket.accept()
+    session = {"id": new_id("sess_"), "expires_at": 1, "status": "active"}
+    told = 0
+    try:
+        while True:
+            event = json.loads(await socket.receive_text())
+            if event["type"] == "session.start":
+                session |= event["session"]
+                await _say(socket, "session.started", session=session)
+            elif event["type"] == "session.commentary.append":
+                told = min(told + 1, len(TOLD_S))
+                _bill_live(socket, session, TOLD_S[told - 1])
+                await _say(socket, "session.usage.updated", usage={"seconds": TOLD_S[told - 1]})
+            elif event["type"] == "response.create":
+                await _delegate(socket)
+            elif event["type"] == "decision.create":
+                await _decide(socket)
+            elif event["type"] == "session.close":
+                usage = {"seconds": TOLD_S[max(told, 1) - 1]}
+                _bill_live(socket, session, usage["seconds"])
+                await _say(socket, "session.closed", reason="close_requested", session=session, usage=usage)
+                await socket.close()
+                return
+    except WebSocketDisconnect:
+        return
+
+
+def _bill_live(socket: WebSocket, session: Mapping[str, Any], seconds: float) -> None:
+    minutes = {"live_minutes": round(seconds / 60)}
+    _bill(socket, session["id"], session["model"], "live", {"seconds": seconds}, minutes)
+
+
+async def _observe(socket: WebSocket) -> None:
+    """Attach to a session from the side: the same words about the same time."""
+    await socket.accept()
+    session = {"id": socket.path_params["id"], "expires_at": 1, "status": "active", "model": "gpt-live-1"}
+    await _say(socket, "session.started", session=session)
+    await _say(socket, "session.usage.updated", usage={"seconds": TOLD_S[0]})
+    await _say(socket, "session.closed", reason="close_requested", session=session, usage={"seconds": TOLD_S[-1]})
+    await socket.close()
+
+
+async def _delegate(socket: WebSocket) -> None:
+    asked = {"model": "gpt-4o-mini", "input": TEXT, "stream": True}
+    answer = openai_wire.responses(asked, {}, socket.app.state.mock.cache)
+    for frame in answer.frames or ():
+        if frame.event == "response.completed":
+            _bill_whole(socket, answer)
+        await _say(socket, "response.event", event=frame.data, delegation_id="dlg_1")
+
+
+async def _decide(socket: WebSocket) -> None:
+    event_id = new_id("event_")
+    usage = {"input_tokens": 30, "output_tokens": 2, "total_tokens": 32}
+    decision = {"answers": [], "model": "gpt-5-mini-2025-08-07", "usage": usage}
+    _bill(socket, event_id, decision["model"], "decisions", usage, {"input": 30, "output": 2})
+    inner = {"type": "decision.completed", "decision": decision}
+    await socket.send_text(dump({"type": "decision.event", "event_id": event_id, "event": inner}))
+
+
+async def _translate(socket: WebSocket) -> None:
+    """Translate what is heard; how long it was is told nowhere, and billed by the minute."""
+    await socket.accept()
+    model = socket.query_params["model"]
+    session = {"id": new_id("sess_"), "type": "translation", "model": model, "expires_at": 1, "audio": {}}
+    await _say(socket, "session.created", session=session)
+    heard = 0
+    try:
+        while True:
+            event = json.loads(await socket.receive_text())
+            if event["type"] == "session.input_audio_buffer.append":
+                heard += len(base64.b64decode(event["audio"]))
+                await _say(socket, "session.output_transcript.delta", delta=TEXT)
+            elif event["type"] == "session.close":
+                minutes = {"live_minutes": heard // TRANSLATED_BYTES_PER_MINUTE}
+                _bill(socket, str(session["id"]), model, "live", {}, minutes)
+                await _say(socket, "session.closed")
+                await socket.close()
+                return
+    except WebSocketDisconnect:
+        return

@@ -8,7 +8,7 @@ the whole that it is part of is refused: a wrong figure is worse than none.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple, cast
 
 from tallystick.model.usage import Usage
@@ -528,6 +528,39 @@ def read_duration(wire: Wire, _: Wire) -> Reading:
     return Reading(usage=Usage(), parts=(Part({"audio_seconds": amount(wire["seconds"], "seconds")}),))
 
 
+_FILMS = {
+    "720x1280": "video_seconds",
+    "1280x720": "video_seconds",
+    "1024x1792": "video_seconds_1024p",
+    "1792x1024": "video_seconds_1024p",
+}
+
+
+def read_film(wire: Wire, _: Wire) -> Reading:
+    """Videos: what was asked for, ``{"video_seconds": "8", "size": "720x1280"}``; the length is written as text."""
+    size, told = wire.get("size"), wire["video_seconds"]
+    if not isinstance(size, str) or size not in _FILMS:
+        raise Refused(f"no rate is listed for films of size {short(size)}")
+    try:
+        seconds = amount(Decimal(told) if isinstance(told, str) else told, "seconds")
+    except InvalidOperation:
+        raise Refused(f"seconds = {short(told)} is not a number") from None
+    return Reading(usage=Usage(), parts=(Part({_FILMS[size]: seconds}),))
+
+
+def read_training(wire: Wire, _: Wire) -> Reading:
+    """Fine-tuning: ``{"trained_tokens": 90000, "method": "supervised"}``; reinforcement is charged by the hour."""
+    if wire.get("method") not in {None, "supervised", "dpo"}:
+        raise Refused(f"fine-tuning by {short(wire['method'])} is charged by its hours, which the job does not tell")
+    trained = needed(wire, "trained_tokens")
+    return Reading(usage=Usage(), parts=(Part({"training": trained}),))
+
+
+def read_session(wire: Wire, _: Wire) -> Reading:
+    """Managed agents: the time that a session was at work, beside its tokens."""
+    return Reading(usage=Usage(), parts=(Part({"session_seconds": amount(wire["active_seconds"], "active_seconds")}),))
+
+
 def read_cohere(wire: Wire, _: Wire) -> Reading:
     """Cohere: ``billed_units`` is what is charged, whatever ``tokens`` says."""
     billed = inner(wire, "billed_units")
@@ -570,6 +603,9 @@ def reader_of(provider: str | None, wire: Wire, api: str) -> Callable[[Wire, Wir
         return read_cohere
     if "pages_processed" in wire:
         return read_pages
+    for key, read in _BY_KEY.items():
+        if wire.get(key) is not None:
+            return read
     if wire.get("type") == "duration" or ("seconds" in wire and "input_tokens" not in wire):
         return read_duration
     if _is_messages(provider, wire, api):
@@ -582,6 +618,7 @@ def reader_of(provider: str | None, wire: Wire, api: str) -> Callable[[Wire, Wir
 # Who states the charge, and where.  Sources: openrouter.ai/docs/use-cases/usage-accounting; docs.x.ai/developers/
 # cost-tracking: what was billed, tools and discounts included, 10^10 ticks to the dollar.
 _REPORTING = {"openrouter": "cost", "perplexity": "cost", "x-ai": "cost_in_usd_ticks"}
+_BY_KEY = {"video_seconds": read_film, "trained_tokens": read_training, "active_seconds": read_session}
 _BY_PROVIDER = {
     "x-ai": read_xai,
     "google": read_google_chat,
