@@ -120,6 +120,27 @@ def test_a_response_that_two_calls_tell_of_is_billed_once(tmp_path: Path) -> Non
     assert duplicates == 3
 
 
+@pytest.mark.parametrize(
+    ("told", "largest"),
+    [
+        pytest.param([{"input_tokens": n, "output_tokens": 1} for n in (10, 30, 20)], "0.000105", id="tokens"),
+        pytest.param([{"active_seconds": n} for n in (900, 2700.0, 1800)], "0.06", id="seconds"),
+    ],
+)
+def test_a_sum_that_grows_is_counted_once_at_its_largest(told: list[Any], largest: str, tmp_path: Path) -> None:
+    """A dream tells its tokens so far, a session its time so far; a telling may come late."""
+    units = [otlp_unit(id="drm_0001_of_parcels", usage=usage) for usage in told]
+    with running_collector(tmp_path) as running:
+        for unit in units:
+            running.send(otlp_call(units=[unit]))
+        apart = running.ask("totals")
+        running.send(*[otlp_call(units=[{**unit, "id": "drm_0002_of_parcels"}]) for unit in units])
+        together = running.ask("totals")
+
+    assert (apart["units"], apart["spend_usd"]) == (1, largest)
+    assert (together["units"], Decimal(together["spend_usd"])) == (2, 2 * Decimal(largest))
+
+
 def test_figures_are_the_same_after_a_restart_and_after_a_rebuild(tmp_path: Path) -> None:
     same = otlp_call(usage=USAGE)
     with running_collector(tmp_path, segment_bytes_max=4096) as running:

@@ -124,15 +124,33 @@ class Refusing:
         raise RuntimeError("not read")
 
 
-def test_a_body_that_the_client_did_not_read_is_not_read_by_us(ledger: Any, provider: Provider, oai: Any) -> None:
-    """Of a stream: then the status alone tells, and only the call, which ends with the body read, knows better."""
+def test_a_body_that_the_client_did_not_read_is_not_read_by_us() -> None:
     assert answer_facts(Refusing(429))["tallystick.attempt.outcome"] == "rate_limited"
-    provider.script("quota,quota")
-    with pytest.raises(openai.RateLimitError):
-        chat(oai.with_options(max_retries=1), stream=True)
 
-    assert said(ledger, "outcome", "code") == [("rate_limited", None)] * 2
-    assert ledger.call().outcome == "quota"
+
+@pytest.mark.parametrize(
+    ("script", "outcome", "code"),
+    [
+        pytest.param("quota,quota", "quota", "insufficient_quota", id="quota"),
+        pytest.param("429,429", "rate_limited", "rate_limit_exceeded", id="rate-limit"),
+        pytest.param("429,200", "ok", None, id="rate-limit-that-passed"),
+    ],
+)
+def test_a_streams_quota_is_told_from_a_rate_limit_when_the_call_ends(
+    script: str, outcome: str, code: str | None, ledger: Any, provider: Provider, oai: Any
+) -> None:
+    """The client reads the body of its last answer alone."""
+    provider.script(script)
+    try:
+        list(chat(oai.with_options(max_retries=1), stream=True))
+    except openai.RateLimitError:
+        assert outcome != "ok"
+
+    refused = "quota" if outcome == "quota" else "rate_limited"
+    last = ("ok", None) if outcome == "ok" else (refused, code if outcome == "quota" else None)
+    assert said(ledger, "outcome", "code") == [(refused, code if outcome == "quota" else None), last]
+    assert ledger.call().outcome == outcome
+    assert {attempt.parent for attempt in ledger.attempts()} == {ledger.call().id}
 
 
 @pytest.mark.parametrize(("asked", "retried"), [("true", True), ("false", False)])

@@ -1,4 +1,4 @@
-"""Work that is done apart from its request: told late, told again, told as a sum; on the ledger once, as it is billed."""
+"""Work that is done apart from its request: told late, again, as a sum; on the ledger once, as it is billed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def outcomes(ledger: Any) -> set[str]:
     return {call.outcome for call in ledger.calls()}
 
 
-# Anthropic's agents -----------------------------------------------------------------------------------------------------
+# Anthropic's agents -------------------------------------------------------------------------------------------------
 
 
 def session_of(client: Any) -> Any:
@@ -139,7 +139,7 @@ def test_a_dream_is_one_unit_that_grows(ledger: Any, provider: Provider, ant: An
     assert bills(ledger) == invoice(provider)
 
 
-# OpenAI's jobs ----------------------------------------------------------------------------------------------------------
+# OpenAI's jobs ------------------------------------------------------------------------------------------------------
 
 
 def test_a_fine_tuning_is_billed_when_it_has_ended_and_once(ledger: Any, provider: Provider, oai: Any) -> None:
@@ -171,7 +171,9 @@ def test_an_evaluation_is_a_unit_of_each_model_that_it_asked(ledger: Any, provid
 
 
 RUNS: dict[str, Callable[[Any], Any]] = {
-    "polled": lambda c: c.beta.threads.runs.create_and_poll(thread_id="thread_1", assistant_id="a", model=GPT, poll_interval_ms=1),
+    "polled": lambda c: c.beta.threads.runs.create_and_poll(
+        thread_id="thread_1", assistant_id="a", model=GPT, poll_interval_ms=1
+    ),
     "stream": lambda c: list(c.beta.threads.runs.create("thread_1", assistant_id="a", model=GPT, stream=True)),
     "handler": lambda c: followed(c),
     "new-thread": lambda c: list(c.beta.threads.create_and_run(assistant_id="a", model=GPT, stream=True)),
@@ -227,7 +229,7 @@ def test_a_film_of_a_size_without_a_price_is_unknown(ledger: Any, oai: Any) -> N
     assert (unit["cost_usd"], unit["cost_status"]) == (None, "unknown")
 
 
-# OpenAI's decisions and agents ------------------------------------------------------------------------------------------
+# OpenAI's decisions and agents --------------------------------------------------------------------------------------
 
 QUESTIONS: Any = [{"type": "predicate", "instructions": "Is it about a parcel?"}]
 
@@ -257,7 +259,7 @@ async def test_a_turn_of_openais_agents_is_one_unit_of_the_sessions_model(
     assert unit["estimated"], "OpenAI calls the figure best effort"
 
 
-# Pictures ---------------------------------------------------------------------------------------------------------------
+# Pictures -----------------------------------------------------------------------------------------------------------
 
 
 def test_each_picture_of_a_stream_is_a_unit(ledger: Any, provider: Provider, oai: Any) -> None:
@@ -287,7 +289,7 @@ def test_who_writes_a_drawing_is_a_unit_of_its_own(n: int, ledger: Any, provider
     assert sum(Decimal(unit["cost_usd"]) for unit in call.units) == Decimal(provider.invoice()["total_usd"])
 
 
-# What is no call --------------------------------------------------------------------------------------------------------
+# What is no call ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -309,7 +311,7 @@ def test_what_bills_nothing_is_no_call(method: str, url: str) -> None:
     assert route_of(method, url) is None
 
 
-def test_a_thread_of_a_session_is_priced_by_its_own_agent(ledger: Any) -> None:  # noqa: ARG001 -- instruments
+def test_a_thread_of_a_session_is_priced_by_its_own_agent(ledger: Any) -> None:
     route = route_of("GET", "/v1/sessions/sesn_1/threads/sthr_1/events")
     assert route is not None
     _jobs.owners.learn({"id": "sesn_1", "agent": {"model": {"id": "claude-opus-5-5"}}})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from decimal import Decimal
@@ -225,3 +226,113 @@ def test_uninstrumented_connections_are_as_they_were(ledger: Any, provider: Prov
         ask(connection)
 
     assert len(provider.invoice()["items"]) == 1
+
+
+# Sessions that are billed by their time -------------------------------------------------------------------------------
+
+LIVE: Any = {"model": "gpt-live-1"}
+
+
+@pytest.fixture
+def live(oai: Any) -> Iterator[Any]:
+    if not hasattr(oai, "live"):
+        pytest.skip("absent: this SDK has no live sessions")
+    with oai.live.connect() as connection:
+        yield connection
+
+
+def bills(ledger: Any) -> dict[str, Decimal]:
+    """What each unit costs, once: of tellings of a sum that grows, the last."""
+    return {unit["id"]: Decimal(unit["cost_usd"]) for call in ledger.calls() for unit in call.units}
+
+
+def invoice(provider: Provider) -> dict[str, Decimal]:
+    return {item["id"]: Decimal(item["usd"]) for item in provider.invoice()["items"]}
+
+
+def test_a_live_session_is_billed_by_its_time_which_is_told_as_a_sum(
+    ledger: Any, provider: Provider, live: Any
+) -> None:
+    live.session.start(session=LIVE)
+    for _ in range(2):
+        live.session.commentary.append(content="It is on its way.", delegation_id=None)
+        until(live, "session.usage.updated")
+    live.session.close()
+    until(live, "session.closed")
+
+    [call] = check(ledger, provider)
+    assert (call.outcome, call.attributes["gen_ai.operation.name"]) == ("ok", "live")
+    assert call.attributes["gen_ai.response.model"] == "gpt-live-1"
+    assert call.units[0]["usage"] == {"seconds": 120.0}
+
+
+def test_what_a_live_session_asks_of_others_are_calls_of_their_own(ledger: Any, provider: Provider, live: Any) -> None:
+    live.session.start(session=LIVE)
+    live.send({"type": "response.create"})
+    while live.recv().type != "response.event" or not provider.invoice()["items"]:
+        pass
+    live.send({"type": "decision.create"})
+    until(live, "decision.event")
+    live.session.close()
+    until(live, "session.closed")
+
+    calls = check(ledger, provider)
+    assert {call.attributes["gen_ai.operation.name"] for call in calls} == {"chat", "decision", "live"}
+    assert {call.outcome for call in calls} == {"ok"}
+
+
+def test_a_live_session_that_is_left_keeps_the_time_that_was_told(ledger: Any, provider: Provider, oai: Any) -> None:
+    if not hasattr(oai, "live"):
+        pytest.skip("absent: this SDK has no live sessions")
+    with oai.live.connect() as connection:
+        connection.session.start(session=LIVE)
+        connection.session.commentary.append(content="It is on its way.", delegation_id=None)
+        until(connection, "session.usage.updated")
+
+    [call] = ledger.calls()
+    assert (call.outcome, call.units[0]["cost_status"]) == ("abandoned", "estimated")
+    assert bills(ledger) == invoice(provider)
+
+
+def test_who_watches_a_live_session_from_the_side_tells_the_same_unit(
+    ledger: Any, provider: Provider, oai: Any, live: Any
+) -> None:
+    live.session.start(session=LIVE)
+    session_id = live.recv().session.id
+    for _ in range(2):
+        live.session.commentary.append(content="It is on its way.", delegation_id=None)
+    with oai.live.sideband.connect(session_id=session_id) as side:
+        until(side, "session.closed")
+    live.session.close()
+    until(live, "session.closed")
+
+    assert [call.units[0]["id"] for call in ledger.calls()] == [session_id] * 2
+    assert bills(ledger) == invoice(provider)
+
+
+def test_a_translation_is_billed_by_the_sound_that_was_sent(ledger: Any, provider: Provider, oai: Any) -> None:
+    if not hasattr(oai.realtime, "translations"):
+        pytest.skip("absent: this SDK has no translations")
+    minute = base64.b64encode(bytes(2 * 24_000 * 6)).decode()
+    with oai.realtime.translations.connect(model="gpt-realtime-translate") as connection:
+        for _ in range(10):
+            connection.session.input_audio_buffer.append(audio=minute)
+        connection.session.close()
+        until(connection, "session.closed")
+
+    [call] = ledger.calls()
+    assert (call.outcome, call.attributes["gen_ai.operation.name"]) == ("ok", "translation")
+    assert call.units[0]["cost_status"] == "estimated", "the provider tells no time"
+    assert list(bills(ledger).values()) == list(invoice(provider).values())
+
+
+async def test_a_live_session_async(ledger: Any, provider: Provider, async_oai: Any) -> None:
+    if not hasattr(async_oai, "live"):
+        pytest.skip("absent: this SDK has no live sessions")
+    async with async_oai.live.connect() as connection:
+        await connection.session.start(session=LIVE)
+        await connection.session.close()
+        await until_async(connection, "session.closed")
+
+    [call] = check(ledger, provider)
+    assert call.outcome == "ok"

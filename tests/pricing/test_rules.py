@@ -606,3 +606,41 @@ def test_a_reason_holds_no_more_than_the_beginning_of_what_was_wrong() -> None:
     receipt = claude("claude-opus-5", input_tokens="somebody's text " * 100)
 
     assert len(receipt.reason or "") < 100
+
+
+# --- work that is done apart from its request -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "usage", "cost"),
+    [
+        pytest.param("openai", "sora-2", {"video_seconds": "8", "size": "1280x720"}, "0.8", id="film"),
+        pytest.param("openai", "sora-2-pro", {"video_seconds": "4", "size": "720x1280"}, "1.2", id="pro-film"),
+        pytest.param("openai", "sora-2-pro", {"video_seconds": 4, "size": "1024x1792"}, "2", id="larger-film"),
+        pytest.param("openai", "gpt-4o-2024-08-06", {"trained_tokens": 90_000}, "2.25", id="training"),
+        pytest.param("openai", "gpt-4o-2024-08-06", {"trained_tokens": 9, "method": "dpo"}, "0.000225", id="dpo"),
+        pytest.param("openai", "gpt-live-1", {"seconds": 120.0}, "0.1", id="live"),
+        pytest.param("anthropic", "claude-opus-5-5", {"active_seconds": 1800}, "0.04", id="agent-at-work"),
+    ],
+)
+def test_jobs_are_charged_by_what_they_tell(provider: str, model: str, usage: dict[str, Any], cost: str) -> None:
+    receipt = price(provider, model, usage, timestamp=NOON)
+
+    assert (receipt.cost_usd, receipt.status) == (Decimal(cost), CostStatus.EXACT)
+
+
+@pytest.mark.parametrize(
+    ("model", "usage", "reason"),
+    [
+        ("sora-2", {"video_seconds": "8", "size": "1920x1080"}, "no rate is listed for films of size '1920x1080'"),
+        ("sora-2", {"video_seconds": "8", "size": "1024x1792"}, "no video_seconds_1024p rate is listed for sora-2"),
+        ("sora-2", {"video_seconds": "soon", "size": "720x1280"}, "seconds = 'soon' is not a number"),
+        ("gpt-4o-mini-2024-07-18", {"trained_tokens": 9}, "no training rate is listed for gpt-4o-mini"),
+        ("o4-mini", {"trained_tokens": 9, "method": "reinforcement"}, "'reinforcement' is charged by its hours"),
+    ],
+)
+def test_a_job_without_a_listed_price_is_unknown(model: str, usage: dict[str, Any], reason: str) -> None:
+    receipt = price("openai", model, usage, timestamp=NOON)
+
+    assert (receipt.cost_usd, receipt.status) == (None, CostStatus.UNKNOWN)
+    assert reason in str(receipt.reason)

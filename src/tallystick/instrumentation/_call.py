@@ -93,6 +93,8 @@ class Call:
         self._returned = False
         self._ended = False
         self._held: list[bytes] = []
+        self._doubted: list[tuple[str, int, int, Mapping[str, Any]]] = []
+        """Attempts that were refused as too many, of a stream: why, nobody has read."""
         self._lock = threading.Lock()
         # One reading of the wall clock; the monotonic one tells the rest, so that a clock that jumps changes nothing.
         self._start_ns = time.time_ns()
@@ -125,12 +127,14 @@ class Call:
     def enter(self) -> Token[Context] | None:
         """Make this the call that attempts and answers belong to; give the token to `leave`."""
         with guard("the entering of a call"):
-            context = otel_context.set_value(CALL_KEY, self)
-            # A span that the app's provider does not know must be nobody's parent.
-            if self._span.twin is not None:
-                context = set_span_in_context(self._span.twin, context)
-            return otel_context.attach(context)
+            return otel_context.attach(self._inside(otel_context.get_current()))
         return None
+
+    def _inside(self, context: Context) -> Context:
+        """Return ``context`` as it is inside this call."""
+        context = otel_context.set_value(CALL_KEY, self, context)
+        # A span that the app's provider does not know must be nobody's parent.
+        return context if self._span.twin is None else set_span_in_context(self._span.twin, context)
 
     def leave(self, token: Token[Context] | None) -> None:
         """Restore the context that was in force before `enter`."""
@@ -155,6 +159,11 @@ class Call:
         ``may_be_last``: the call is about to end, and is written together with it; else it is written now, because the
         process may be killed before the call ends.
         """
+        if facts.get(names.ATTEMPT_OUTCOME) == Outcome.RATE_LIMITED and names.ATTEMPT_CODE not in facts:
+            with self._lock:
+                if not self._ended:
+                    self._doubted.append((name, start_ns, end_ns, facts))
+                    return
         span = self._span.child(name, start_ns, end_ns, facts, failed=names.ERROR_TYPE in facts)
         with self._lock:
             if may_be_last and not self._ended:
@@ -274,8 +283,12 @@ class Call:
         self._units.append(price_unit(answer, self.route, self._request, self.place, at, streamed=streamed))
 
     def _take_part(self, answers: list[Answer]) -> None:
-        """Put many answers of a batch on a span of their own, for one attribute cannot hold them all."""
-        part = Call(self._tracing, self.route, self.place, self._request, self._told)
+        """Put many answers of a batch on a span of their own below this one: one attribute cannot hold them all."""
+        token = otel_context.attach(self._inside(Context()))
+        try:
+            part = Call(self._tracing, self.route, self.place, self._request, self._told)
+        finally:
+            otel_context.detach(token)
         for answer in answers:
             part.take(answer, streamed=False)
         part.returned()
@@ -306,7 +319,26 @@ class Call:
         if self._returned and self._reading == 0:
             self._end()
         else:
+            with self._lock:
+                self._held = self._told_apart() + self._held
             self.write_held()
+
+    def _told_apart(self) -> list[bytes]:
+        """Return the spans of attempts about which only the end of the call says whether a quota was spent.
+
+        A quota that is spent does not come back between two attempts; and where it is, the SDK retries in vain.
+        """
+        doubted, self._doubted = self._doubted, []
+        known: dict[str, Any] = {}
+        if self._outcome is Outcome.QUOTA:
+            known = {
+                names.ATTEMPT_OUTCOME: Outcome.QUOTA.value,
+                names.ATTEMPT_CODE: self._more.get(names.ERROR_CODE, ""),
+            }
+        return [
+            self._span.child(name, start_ns, end_ns, {**facts, **known}, failed=True)
+            for name, start_ns, end_ns, facts in doubted
+        ]
 
     def _end(self) -> None:
         with self._lock:
@@ -322,7 +354,8 @@ class Call:
         if self.on_end is not None:
             with guard("the links of a call"):
                 self.on_end(self._outcome)
-        self._span.end(attributes, self.now_ns(), self._held, failed=self._outcome not in _QUIET)
+        children = self._told_apart() + self._held
+        self._span.end(attributes, self.now_ns(), children, failed=self._outcome not in _QUIET)
 
 
 def current_call() -> Call | None:

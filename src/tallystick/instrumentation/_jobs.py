@@ -94,7 +94,9 @@ def _evaluation(_: Route, body: Mapping[str, Any]) -> list[Answer]:
     if body.get("status") not in _ENDED:
         return []
     return [
-        Answer(id=f"{body.get('id')}/{used.get('model_name')}", model=used.get("model_name"), usage=dict(used), api="chat")
+        Answer(
+            id=f"{body.get('id')}/{used.get('model_name')}", model=used.get("model_name"), usage=dict(used), api="chat"
+        )
         for used in _objects(body.get("per_model_usage"))
     ]
 

@@ -82,7 +82,8 @@ def _pattern(routes: tuple[tuple[str, Route], ...]) -> re.Pattern[str]:
     # Anthropic's paths begin with /v1, OpenAI's have it in the base URL, and results have a whole URL of their own.
     return re.compile(
         "|".join(
-            rf"(?P<r{n}>^(?:https?://[^/]+(?:/.*)?)?(?:/v1)?(?:{path})/?(?:\?.*)?$)" for n, (path, _) in enumerate(routes)
+            rf"(?P<r{n}>^(?:https?://[^/]+(?:/.*)?)?(?:/v1)?(?:{path})/?(?:\?.*)?$)"
+            for n, (path, _) in enumerate(routes)
         )
     )
 

@@ -545,9 +545,7 @@ def stream_reader(
     return WholeBody(kind, route) if "json" in kind or kind.startswith("text/html") else OpaqueBody()
 
 
-def _event_reader(
-    route: Route, request: Mapping[str, Any], full: Callable[[list[Answer]], None]
-) -> StreamReader:
+def _event_reader(route: Route, request: Mapping[str, Any], full: Callable[[list[Answer]], None]) -> StreamReader:
     if (kind := STREAMS.get(route.api)) is not None:
         return kind()
     if route.api == "images":

@@ -1,7 +1,8 @@
 """OpenAI's work that is done apart from its request: fine-tuning, assistants' runs, evaluations, films; and decisions.
 
 Each is under way when it is made and at the first look at it, and has ended at the next.
-Source: the types of openai 3.54 (``FineTuningJob``, ``Run``, ``RunRetrieveResponse``, ``Video``, ``Decision``, ``Turn``).
+Source: the types of openai 3.54 (``FineTuningJob``, ``Run``, ``RunRetrieveResponse``, ``Video``, ``Decision``,
+``Turn``).
 """
 
 from __future__ import annotations
@@ -74,7 +75,9 @@ async def _look_at(request: Request) -> Response:
     return JSONResponse(job["ended"] | (job["under_way"] if job["looks"] == 1 else {}))
 
 
-def _bill(request: Request, unit_id: str, model: str, api: str, usage: Mapping[str, Any], counts: dict[str, int]) -> None:
+def _bill(
+    request: Request, unit_id: str, model: str, api: str, usage: Mapping[str, Any], counts: dict[str, int]
+) -> None:
     request.app.state.mock.books.bill(
         unit_id, provider="openai", model=model, api=api, usage=usage, counts=counts, path=request.url.path
     )
@@ -163,7 +166,7 @@ async def _run(request: Request) -> Response:
     queued = _keep(request, run, {"status": "queued", "usage": None})
     if not body.get("stream"):
         return JSONResponse(queued)
-    told = [
+    told: list[tuple[str, Mapping[str, Any] | str]] = [
         ("thread.run.created", queued),
         ("thread.run.in_progress", {**queued, "status": "in_progress"}),
         ("thread.run.completed", run),

@@ -106,7 +106,12 @@ def _svg() -> Answer:
 def _usage_of_one(given: int, text: int, read: int) -> dict[str, Any]:
     details = {"text_tokens": text if given else 0, "image_tokens": read if given else 0}
     total = given + PICTURE_TOKENS
-    return {"input_tokens": given, "input_tokens_details": details, "output_tokens": PICTURE_TOKENS, "total_tokens": total}
+    return {
+        "input_tokens": given,
+        "input_tokens_details": details,
+        "output_tokens": PICTURE_TOKENS,
+        "total_tokens": total,
+    }
 
 
 def transcription(body: Body, options: Mapping[str, str], cache: PromptCache) -> Answer:  # noqa: ARG001 -- as above

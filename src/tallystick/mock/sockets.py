@@ -140,7 +140,7 @@ async def _respond(socket: WebSocket, model: str, read: int) -> None:
     await _say(socket, "response.done", response=response | {"status": "completed", "usage": usage})
 
 
-# Billed by their time ---------------------------------------------------------------------------------------------------
+# Billed by their time -----------------------------------------------------------------------------------------------
 
 TOLD_S = (60.0, 120.0)
 """How long a live session says that it has been, each time that it is asked."""
@@ -204,7 +204,7 @@ async def _decide(socket: WebSocket) -> None:
     event_id = new_id("event_")
     usage = {"input_tokens": 30, "output_tokens": 2, "total_tokens": 32}
     decision = {"answers": [], "model": "gpt-5-mini-2025-08-07", "usage": usage}
-    _bill(socket, event_id, decision["model"], "decisions", usage, {"input": 30, "output": 2})
+    _bill(socket, event_id, str(decision["model"]), "decisions", usage, {"input": 30, "output": 2})
     inner = {"type": "decision.completed", "decision": decision}
     await socket.send_text(dump({"type": "decision.event", "event_id": event_id, "event": inner}))
 
