@@ -43,9 +43,9 @@ EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 -- DuckDB's TIMESTAMP is naive, and
 MICROSECOND = timedelta(microseconds=1)
 
 Params = Sequence[Any] | dict[str, Any]
-<<<<<<< HEAD
-Rank = tuple[int, bool, bool]
-"""How far a unit is believed: its precedence, whether its cost is known, whether it is the provider's own figure."""
+Rank = tuple[int, bool, bool, int, float]
+"""How far a unit is believed: its precedence, whether its cost is known, whether it is the provider's own figure; of
+two that are believed alike the larger, in tokens or seconds, is the later: sums only grow."""
 
 # What is not part of a span's content: when it came, and what the collector made of it.
 MADE = frozenset({
@@ -53,9 +53,6 @@ MADE = frozenset({
 })  # fmt: skip
 UNIT_TOLD = ("unit_id", "provider", "model", "usage", "estimated")
 
-=======
-Rank = tuple[int, bool, bool, int, float]
->>>>>>> 96c1bb4 (Price agents, dreams, runs, fine-tuning, evaluations, films, decisions and live sessions)
 
 # ``revised`` is an Arrow table: the columns of unit_revisions, and beside them the rest of a unit's new figures.
 REVISED = ("receipt", "input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
@@ -407,14 +404,9 @@ class Store:
             batch.units[:] = kept
             _drop_empty_calls(batch)
 
-<<<<<<< HEAD
     def _stored_units(self, suspects: pa.Table) -> dict[Key, Rank]:
         """Return the best stored rank of those of ``suspects`` (provider, response id) that are stored."""
         if not len(suspects):
-=======
-    def _stored_units(self, keys: list[tuple[str, str]]) -> dict[tuple[str, str], Rank]:
-        if not keys:
->>>>>>> 96c1bb4 (Price agents, dreams, runs, fine-tuning, evaluations, films, decisions and live sessions)
             return {}
         sql = """
             SELECT provider, unit_id, max(precedence), bool_or(cost_usd IS NOT NULL), bool_or(NOT estimated),
@@ -704,10 +696,6 @@ def _drop_calls(batch: Batch, dropped: set[tuple[str, str]]) -> None:
 
 
 def _rank(unit: Row) -> Rank:
-<<<<<<< HEAD
-    return unit["precedence"], unit["cost_usd"] is not None, not unit["estimated"]
-=======
-    """Return how good a telling of a unit is; of two that are as good the larger is the later, for sums only grow."""
     tokens = unit["input_tokens"] + unit["output_tokens"]
     return unit["precedence"], unit["cost_usd"] is not None, not unit["estimated"], tokens, _seconds(unit["usage"])
 
@@ -719,7 +707,6 @@ def _seconds(usage: str | None) -> float:
     told = json.loads(usage)
     seconds = (told.get("seconds") or told.get("active_seconds")) if isinstance(told, dict) else 0
     return float(seconds) if isinstance(seconds, int | float) else 0.0
->>>>>>> 96c1bb4 (Price agents, dreams, runs, fine-tuning, evaluations, films, decisions and live sessions)
 
 
 def _first_line(error: BaseException) -> str:
