@@ -20,8 +20,10 @@ def run(*, data: Path | None, host: str | None, port: int | None, config: Path |
 def rebuild(*, data: Path | None, config: Path | None) -> int:
     """Make the database anew from the journal, while no collector runs; return the exit code."""
     from tallystick.collector import upkeep
+    from tallystick.collector.own import settle_in
     from tallystick.collector.settings import load
 
+    settle_in()
     collector = load(data=data, config=config).collector
     counts = upkeep.rebuild(collector)
     stored, duplicates = counts.get("stored", 0), counts.get("duplicates", 0)

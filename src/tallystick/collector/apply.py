@@ -12,25 +12,23 @@ import os
 import threading
 import time
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from google.protobuf.message import DecodeError
 
 from tallystick.collector import reprice
-from tallystick.collector.decode import Batch, Decoder
-from tallystick.collector.events import Statement, statements
-from tallystick.collector.journal import Journal, Position
-from tallystick.collector.packed import BadRowsError, pack
+from tallystick.collector.decode import Batch
+from tallystick.collector.events import Statement
+from tallystick.collector.journal import Journal, Position, Stretch
+from tallystick.collector.making import Group, Maker, uncounted
+from tallystick.collector.packed import BadRowsError, Packed, pack
 from tallystick.collector.store import Store, StoreClosedError
 from tallystick.errors import StoreError
-from tallystick.model.segment import Damage, Kind, Record, encode_record, write_all
-from tallystick.pricing import Book, price
+from tallystick.model.segment import Kind, Record, encode_record, write_all
 
 log = logging.getLogger("tallystick.apply")
 
@@ -42,15 +40,8 @@ IDLE_S = 0.5
 CHECKPOINT_IDLE_S = 10.0
 BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 STUCK_S = 10.0
-ALONE = frozenset({Kind.PRICES, Kind.REPRICE})
 REOPEN_S = 5.0
 Observer = Callable[[pa.Table, Position], None]
-
-
-@dataclass(slots=True)
-class _Group:
-    batch: Batch = field(default_factory=Batch)
-    statements: list[Statement] = field(default_factory=list)
 
 
 class Applier:
@@ -60,12 +51,12 @@ class Applier:
         self,
         journal: Journal,
         open_store: Callable[[], tuple[Store, str | None]],
-        decoder: Decoder,
+        maker: Maker,
         quarantine: Path,
         group_ms: int,
     ) -> None:
         self.journal = journal
-        self.decoder = decoder
+        self.maker = maker
         self.quarantine = quarantine
         self.group_ms = group_ms
         self.fault: str | None = None
@@ -79,6 +70,8 @@ class Applier:
         self._stopping = threading.Event()
         self._checkpointed = True
         self._applied_at = time.monotonic()
+        self._begun: Position | None = None
+        """Where the group begins that is being made ahead of its turn."""
         self.store = self._open()
         self._thread = threading.Thread(target=self._run, name="tallystick-apply", daemon=True)
 
@@ -91,6 +84,7 @@ class Applier:
         self._stopping.set()
         if self._thread.ident is not None:
             self._thread.join()
+        self.maker.close()
         self.store.close()
 
     def ask(self, sql: str, params: Any = ()) -> list[tuple[Any, ...]]:
@@ -163,6 +157,7 @@ class Applier:
 
     def _reopen(self) -> None:
         """DuckDB is of no more use after some faults (a full disk during a checkpoint, say) until it is opened anew."""
+        self._begun = None
         self.store.close()
         try:
             self.store = self._open()
@@ -175,48 +170,76 @@ class Applier:
             self.progress_at = time.monotonic()
             self._rest()
             return
-        if self.journal.bytes_between(start, self.journal.end) < GATHER_BYTES:
+        if self._begun is None and self.journal.bytes_between(start, self.journal.end) < GATHER_BYTES:
             self._stopping.wait(self.group_ms / 1000)
-        found, upto = self.journal.read(start, GROUP_BYTES)
-        if alone := _first_alone(found):
-            upto = Position(start.segment, start.offset + found[alone - 1].end)
-            found = found[:alone]
-        elif alone == 0:
-            record = found[0]
-            assert isinstance(record, Record), "damage is no record of prices"
-            self._apply_alone(record, Position(start.segment, start.offset + record.end))
-            found = []
-            upto = self.store.applied
-        if found:
-            self._apply(found, start, upto)
+        group = self._made(start)
+        if group is None:
+            return
+        if group.alone is not None:
+            self._apply_alone(group.alone, group.upto)
         else:
-            self.store.applied = upto
+            self._look_ahead(group.upto)
+            self._apply(group, start)
         self._checkpointed = False
         self._applied_at = self.progress_at = time.monotonic()
         self.committed.set()
+
+    def _made(self, start: Position) -> Group | None:
+        """Return the group behind ``start``, which may have been begun already; None at the end of a segment."""
+        if self._begun != start:
+            stretch = self.journal.stretch(start, GROUP_BYTES)
+            if isinstance(stretch, Position):
+                self.store.applied = stretch
+                return None
+            self.maker.begin(stretch, self.store.schemas)
+        self._begun = None
+        return self.maker.result()
+
+    def _look_ahead(self, start: Position) -> None:
+        """Have the next group made while this one is stored, if there is one already."""
+        if self.journal.bytes_between(start, self.journal.end) < GATHER_BYTES:
+            return
+        stretch = self.journal.stretch(start, GROUP_BYTES)
+        if isinstance(stretch, Stretch):
+            self.maker.begin(stretch, self.store.schemas)
+            self._begun = start
 
     def _rest(self) -> None:
         if not self._checkpointed and time.monotonic() - self._applied_at > CHECKPOINT_IDLE_S:
             self.store.checkpoint()
             self._checkpointed = True
 
-    def _apply(self, found: Sequence[Record | Damage], start: Position, upto: Position) -> None:
+    def _apply(self, group: Group, start: Position) -> None:
         """Store a group; when a row in it cannot be stored, its halves, down to the one record that is the cause."""
-        group = self._decode(found)
+        for begin, end, reason in group.unread:
+            self._set_aside(self._record(Position(start.segment, begin), end), reason)
         try:
-            packed = pack(group.batch, self.store.schemas)
-            self.store.apply(packed, upto, group.statements)
+            packed = group.rows()
+            self.store.apply(packed, group.upto, group.statements)
             if self.observer is not None:
-                self.observer(packed.tables["calls"], upto)
+                self.observer(packed.tables["calls"], group.upto)
         except BadRowsError as error:
-            if len(found) == 1:
-                self._set_aside(found[0], str(error))
-                self.store.apply(pack(_uncounted(), self.store.schemas), upto)
+            if len(group.ends) == 1:
+                self._set_aside(self._record(start, group.upto.offset), str(error))
+                self.store.apply(self._uncounted(), group.upto)
                 return
-            half = len(found) // 2
-            middle = Position(start.segment, start.offset + found[half - 1].end)
-            self._apply(found[:half], start, middle)
-            self._apply(found[half:], start, upto)
+            middle = group.ends[len(group.ends) // 2 - 1]
+            self._apply_part(start, middle)
+            self._apply_part(Position(start.segment, middle), group.upto.offset)
+
+    def _apply_part(self, start: Position, end: int) -> None:
+        stretch = self.journal.stretch(start, end - start.offset)
+        assert isinstance(stretch, Stretch), "it was read before"
+        self._begun = None
+        self.maker.begin(replace(stretch, limit=end), self.store.schemas)
+        self._apply(self.maker.result(), start)
+
+    def _record(self, start: Position, end: int) -> Record:
+        stretch = self.journal.stretch(start, end - start.offset)
+        assert isinstance(stretch, Stretch), "it was read before"
+        record = replace(stretch, limit=end).read()[0][0]
+        assert isinstance(record, Record), "damage has no rows that could be refused"
+        return record
 
     def _apply_alone(self, record: Record, upto: Position) -> None:
         """Apply what changes how everything behind it is priced, or prices again what lies before it."""
@@ -224,18 +247,18 @@ class Applier:
             statement = self._take_prices(record) if record.kind == Kind.PRICES else self._reprice(record)
         except (zlib.error, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             self._set_aside(record, f"{type(error).__name__}: {error}")
-            self.store.apply(pack(_uncounted(), self.store.schemas), upto)
+            self.store.apply(self._uncounted(), upto)
             return
         self.store.apply(pack(Batch(), self.store.schemas), upto, [statement])
 
     def _take_prices(self, record: Record) -> Statement:
         text, digest = reprice.decode_book(record.payload)
-        book = Book(json.loads(text))
-        self.decoder.price = partial(price, book=book)
+        self.maker.use(text)
+        version = json.loads(text)["version"]
         at = datetime.fromtimestamp(record.time_ns / 1e9, UTC).replace(tzinfo=None)
         sql = "INSERT INTO price_version SELECT ?, ?, ?, ? WHERE NOT EXISTS (FROM (" \
               "SELECT digest FROM price_version ORDER BY rowid DESC LIMIT 1) WHERE digest = ?)"  # fmt: skip
-        return sql, [book.version, digest, at, text, digest]
+        return sql, [version, digest, at, text, digest]
 
     def _reprice(self, record: Record) -> Statement:
         """Price the stored units again, some at a time; after a kill in between it is done again, and ends the same."""
@@ -244,7 +267,7 @@ class Applier:
         at = datetime.fromtimestamp(record.time_ns / 1e9, UTC).replace(tzinfo=None)
         examined = 0
         for units in reprice.pages(self.store.ask, scope):
-            self.store.revise(asked["id"], at, reprice.changed(units, self.decoder))
+            self.store.revise(asked["id"], at, reprice.changed(units, self.maker.decoder))
             examined += len(units)
             self.progress_at = time.monotonic()
         values = [asked["id"], at, scope.where()[1][0], scope.where()[1][1], scope.provider, scope.model]
@@ -256,34 +279,12 @@ class Applier:
         """Price by the book that was in force where the store is now, not by one that comes later in the journal."""
         rows = self.store.ask("SELECT document FROM price_version ORDER BY rowid DESC LIMIT 1")
         if rows:
-            self.decoder.price = partial(price, book=Book(json.loads(rows[0][0])))
+            self.maker.use(rows[0][0])
 
-    def _decode(self, found: Sequence[Record | Damage]) -> _Group:
-        group = _Group()
-        for record in found:
-            if isinstance(record, Damage):
-                group.batch.counts["damaged_bytes"] += record.end - record.start
-                continue
-            try:
-                self._take(group, record)
-            except Exception as error:  # one record that breaks us must not stop the ones behind it
-                if not isinstance(error, DecodeError):
-                    log.exception("a record of the journal cannot be decoded; it is kept in %s", self.quarantine)
-                self._set_aside(record, f"{type(error).__name__}: {error}")
-                group.batch.extend(_uncounted())
-        return group
+    def _uncounted(self) -> Packed:
+        return pack(uncounted(), self.store.schemas)
 
-    def _take(self, group: _Group, record: Record) -> None:
-        if record.kind == Kind.TRACES:
-            group.batch.extend(self.decoder.decode(record.payload, record.time_ns))
-        elif record.kind == Kind.ALERT or (record.kind == Kind.BUDGET and record.payload[:1] == b"{"):
-            group.statements += statements(json.loads(record.payload))
-        elif record.kind == Kind.NOTE:
-            for name, count in json.loads(record.payload)["counts"].items():
-                group.batch.counts[str(name)] += int(count)
-
-    def _set_aside(self, record: Record | Damage, reason: str) -> None:
-        assert isinstance(record, Record), "damage has no rows that could be refused"
+    def _set_aside(self, record: Record, reason: str) -> None:
         log.warning(
             "a record of %d bytes cannot be stored (%s); it is kept in %s", len(record.payload), reason, self.quarantine
         )
@@ -292,17 +293,3 @@ class Applier:
             write_all(fd, encode_record(Kind(record.kind), record.payload, record.time_ns))
         finally:
             os.close(fd)
-
-
-def _first_alone(found: Sequence[Record | Damage]) -> int | None:
-    """Return the index of the first record that must be applied by itself, None when there is none."""
-    alone = (index for index, record in enumerate(found) if isinstance(record, Record) and record.kind in ALONE)
-    return next(alone, None)
-
-
-def _uncounted() -> Batch:
-    """Return what is stored in place of a record that cannot be: that there was one."""
-    batch = Batch()
-    batch.counts["dropped_records"] += 1
-    batch.counts["dropped:cannot be stored"] += 1
-    return batch

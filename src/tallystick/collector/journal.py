@@ -38,6 +38,39 @@ class Position:
     offset: int
 
 
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A part of a segment: from ``start`` on, about ``bytes_max``, and nothing behind the offset ``limit``."""
+
+    path: Path
+    start: Position
+    limit: int
+    bytes_max: int
+
+    def read(self) -> tuple[list[Record | Damage], Position]:
+        """Return its whole records, and where they end.  A chunk that ends in damage is read with all that follows."""
+        offset, limit = self.start.offset, self.limit
+        size = min(self.bytes_max, limit - offset)
+        while True:
+            with self.path.open("rb") as file:
+                file.seek(offset)
+                data = file.read(size)
+            found = list(read_records(data))
+            is_whole = offset + size >= limit
+            if not is_whole and (not found or isinstance(found[-1], Damage)):
+                size = limit - offset if found else min(size * 4, limit - offset)
+                continue
+            end = found[-1].end if found else 0
+            if is_whole and end < size:  # no process will end this record any more
+                found.append(Damage(end, size))
+                end = size
+            return found, self.position(end)
+
+    def position(self, end: int) -> Position:
+        """Return the place just behind ``end`` bytes of it."""
+        return Position(self.start.segment, self.start.offset + end)
+
+
 @dataclass(slots=True)
 class _Append:
     data: bytes
@@ -211,31 +244,17 @@ class Journal:
 
         A segment that is missing or cut short (somebody's hand, a bad disk) is stepped over.
         """
+        stretch = self.stretch(start, bytes_max)
+        return ([], stretch) if isinstance(stretch, Position) else stretch.read()
+
+    def stretch(self, start: Position, bytes_max: int) -> Stretch | Position:
+        """Return what lies behind ``start``, to be read; at the end of a segment, where the next one begins."""
         end = self._end
         if start.segment < end.segment and start.offset >= self._size(start.segment):
             following = [number for number in self.segments() if number > start.segment]
-            return [], Position(min(following, default=end.segment), 0)
+            return Position(min(following, default=end.segment), 0)
         limit = end.offset if start.segment == end.segment else self._size(start.segment)
-        found, offset = self._read_segment(start, limit, bytes_max)
-        return found, Position(start.segment, offset)
-
-    def _read_segment(self, start: Position, limit: int, bytes_max: int) -> tuple[list[Record | Damage], int]:
-        """Read whole records of one segment; a chunk that ends in damage is read again with all that follows."""
-        size = min(bytes_max, limit - start.offset)
-        while True:
-            with self._path(start.segment).open("rb") as file:
-                file.seek(start.offset)
-                data = file.read(size)
-            found = list(read_records(data))
-            is_whole = start.offset + size >= limit
-            if not is_whole and (not found or isinstance(found[-1], Damage)):
-                size = limit - start.offset if found else min(size * 4, limit - start.offset)
-                continue
-            end = found[-1].end if found else 0
-            if is_whole and end < size:  # no process will end this record any more
-                found.append(Damage(end, size))
-                end = size
-            return found, start.offset + end
+        return Stretch(self._path(start.segment), start, limit, bytes_max)
 
     def _size(self, number: int) -> int:
         return self._sizes.get(number, 0)

@@ -154,7 +154,7 @@ def done(ask: Ask, reprice_id: str) -> tuple[int, dict[tuple[str, str], Figures]
 
 def encode_book(book: Book) -> bytes:
     """Return the journal's record of a price book."""
-    return zlib.compress(_text(book).encode())
+    return zlib.compress(text_of(book).encode())
 
 
 def decode_book(payload: bytes) -> tuple[str, str]:
@@ -165,7 +165,7 @@ def decode_book(payload: bytes) -> tuple[str, str]:
 
 def digest(book: Book) -> str:
     """Return what tells this book from every other."""
-    return digest_of(_text(book))
+    return digest_of(text_of(book))
 
 
 def digest_of(text: str) -> str:
@@ -173,7 +173,8 @@ def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _text(book: Book) -> str:
+def text_of(book: Book) -> str:
+    """Return the document of a book."""
     return json.dumps(book.document, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import signal
 import socket
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,12 +20,15 @@ from tallystick.collector.budgeting import Budgeting
 from tallystick.collector.decode import Decoder
 from tallystick.collector.folder import Folder, own
 from tallystick.collector.journal import Journal
+from tallystick.collector.making import Here
+from tallystick.collector.own import settle_in
 from tallystick.collector.patience import PatientProtocol, allow_many_connections
 from tallystick.collector.prices import Prices
 from tallystick.collector.receive import Receiver
 from tallystick.collector.serve import Answers, application
 from tallystick.collector.settings import Settings
 from tallystick.collector.store import Store, open_or_set_aside
+from tallystick.collector.worker import Worker
 from tallystick.errors import PortTakenError, SettingsError
 from tallystick.pricing import Shelf
 
@@ -68,7 +69,8 @@ class Service:
         shelf = Shelf(folder.path / "prices")
         decoder = Decoder(shelf.price, collector.spans_max, collector.attributes_max)
         quarantine = folder.aside / "records.tly"
-        self.applier = Applier(self.journal, open_store, decoder, quarantine, collector.group_ms)
+        maker = Worker(decoder, shelf.book) if collector.worker else Here(decoder)
+        self.applier = Applier(self.journal, open_store, maker, quarantine, collector.group_ms)
         self.prices = Prices(shelf, self.journal, self.applier)
         self.adopter = Adopter(collector.spool, self.journal)
         self.budgeting = Budgeting(self.settings.budgets(), self.journal, self.applier)
@@ -139,13 +141,8 @@ class _Server(uvicorn.Server):
 
 def run_forever(settings: Settings) -> int:
     """Run a collector in the foreground until SIGINT or SIGTERM; return 0."""
-    # Spans become many short-lived rows; looking for cycles among them so often costs a fifth of the CPU.
-    gc.set_threshold(50_000, 20, 50)
-    # The thread that answers waits this long for one that computes; at 5 ms, the default, acknowledgements take twice
-    # as long while rows are made.
-    sys.setswitchinterval(0.001)
+    settle_in()
     allow_many_connections()
-    logging.basicConfig(level=logging.WARNING, format="tallystick: %(message)s", stream=sys.stderr)
     service = Service(settings)
     try:
         asyncio.run(_until_signal(service))

@@ -102,6 +102,10 @@ class CollectorSettings(_Table):
         le=5000,
         description="How long the applier gathers what arrived before it commits, in milliseconds.",
     )
+    worker: bool = Field(
+        default=True,
+        description="Rows are made in a second process, so that the first answers meanwhile; false takes less memory.",
+    )
     memory_limit_mb: int = Field(default=256, ge=64, description="How much memory DuckDB may take, in MB.")
     query_threads: int = Field(default=4, ge=1, le=64, description="How many questions are answered at the same time.")
     query_timeout_s: float = Field(

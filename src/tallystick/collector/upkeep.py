@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import io
 import json
@@ -20,6 +19,7 @@ from tallystick.collector.apply import Applier
 from tallystick.collector.decode import Decoder
 from tallystick.collector.folder import Folder, own, sync_folder
 from tallystick.collector.journal import Journal
+from tallystick.collector.making import Here
 from tallystick.collector.settings import CollectorSettings
 from tallystick.collector.store import Store, open_or_set_aside
 from tallystick.errors import StoreError
@@ -57,11 +57,10 @@ def _rebuild(folder: Folder, collector: CollectorSettings) -> Mapping[str, int]:
         )
         return store, f"rebuilding {folder.database} from {folder.journal}"
 
-    gc.set_threshold(50_000, 20, 50)  # as the collector does, and for the same reason
     journal = Journal(folder.journal, collector.segment_bytes_max)
     shelf = Shelf(folder.path / "prices")
     decoder = Decoder(shelf.price, collector.spans_max, collector.attributes_max)
-    applier = Applier(journal, open_store, decoder, folder.aside / "records.tly", group_ms=1)
+    applier = Applier(journal, open_store, Here(decoder), folder.aside / "records.tly", group_ms=1)
     applier.start()
     try:
         while not applier.wait_applied(journal.end, timeout_s=1.0):

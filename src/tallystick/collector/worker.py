@@ -1,0 +1,144 @@
+"""Making rows in a process of its own, so that the one that answers does not wait for the one that computes.
+
+The worker reads the journal's files and hands back what is to be stored; it keeps nothing that is needed, so one that
+dies is started again.  It ends when the collector does, however that ends: its end of the pipe is closed then.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from multiprocessing.connection import Connection, Pipe
+from typing import Any
+
+from tallystick.collector.decode import Decoder
+from tallystick.collector.journal import Stretch
+from tallystick.collector.making import Group, Here
+from tallystick.collector.own import settle_in
+from tallystick.collector.packed import Schemas
+from tallystick.collector.reprice import text_of
+from tallystick.errors import StoreError
+from tallystick.pricing import Book, price
+
+log = logging.getLogger("tallystick.worker")
+
+NICE = 5
+"""Acknowledgements come before rows where there are not enough processors for both."""
+READY = "ready"
+LOST = "reading it ended the process that makes rows"
+
+
+class WorkerError(StoreError):
+    """The process that makes rows does not start, or cannot make them."""
+
+
+class Worker:
+    """Has groups made by a process of its own; the decoder here is for pricing again."""
+
+    def __init__(self, decoder: Decoder, book: Book) -> None:
+        self.decoder = decoder
+        self._here = Here(decoder)
+        self._text = text_of(book)
+        self._begun: tuple[Stretch, Schemas] | None = None
+        self._is_ready = False
+        self._start()
+
+    def use(self, text: str) -> None:
+        """Price by another book, there and here."""
+        self._here.use(text)
+        self._text = text
+        self._tell("use", text)
+
+    def begin(self, stretch: Stretch, schemas: Schemas) -> None:
+        """Have a group made; what was begun before and not taken is made for nothing."""
+        if self._begun is not None:
+            self.result()
+        self._begun = stretch, schemas
+        self._tell("make", stretch, schemas)
+
+    def result(self) -> Group:
+        """Wait for the group; one over which the process dies twice has a fault and no rows.  Raises WorkerError."""
+        assert self._begun is not None, "nothing was begun"
+        (stretch, schemas), self._begun = self._begun, None
+        group = self._received()
+        if group is None:
+            log.warning("the process that makes rows has ended; it is started again")
+            self._tell("make", stretch, schemas)
+            group = self._received()
+        if group is None:
+            found, upto = stretch.read()
+            return Group(upto, [stretch.start.offset + one.end for one in found], fault=LOST)
+        return group
+
+    def close(self) -> None:
+        """End the process."""
+        self._pipe.close()
+        self._process.kill()
+        self._process.wait()
+
+    def _received(self) -> Group | None:
+        """Return what the process answers; when it has died over it, start another and return None."""
+        try:
+            if not self._is_ready:
+                self._is_ready = self._pipe.recv() == READY
+            answer: Group | str = pickle.loads(self._pipe.recv_bytes())  # noqa: S301 -- of our own child
+        except (EOFError, OSError) as error:
+            was_ready = self._is_ready
+            self.close()
+            self._start()
+            if not was_ready:
+                raise WorkerError("the process that makes rows does not start; what it said is above") from error
+            return None
+        if isinstance(answer, str):
+            raise WorkerError(answer)
+        return answer
+
+    def _start(self) -> None:
+        self._is_ready = False
+        self._pipe, theirs = Pipe()
+        # It must find what this process found, wherever that was told to look.
+        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        code = f"from {__name__} import run; run({theirs.fileno()})"
+        self._process = subprocess.Popen(  # noqa: S603 -- ourselves
+            [sys.executable, "-P", "-c", code], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environ
+        )
+        theirs.close()
+        self._tell("take", self.decoder.spans_max, self.decoder.attributes_max)
+        self._tell("use", self._text)
+
+    def _tell(self, *message: Any) -> None:
+        with suppress(OSError):  # it has ended; `result` finds that
+            self._pipe.send(message)
+
+
+def run(fd: int) -> None:
+    """Be the worker at the other end of ``fd``."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the collector decides when it is over
+        signal.signal(number, signal.SIG_IGN)
+    settle_in()
+    os.nice(NICE)
+    here = Here(Decoder(price, 0, 0))
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError), Connection(fd) as pipe:
+        pipe.send(READY)
+        while True:
+            match pipe.recv():
+                case "take", spans_max, attributes_max:
+                    here.decoder.spans_max, here.decoder.attributes_max = spans_max, attributes_max
+                case "use", text:
+                    here.use(text)
+                case "make", stretch, schemas:
+                    here.begin(stretch, schemas)
+                    pipe.send_bytes(pickle.dumps(_made(here), pickle.HIGHEST_PROTOCOL))
+
+
+def _made(here: Here) -> Group | str:
+    try:
+        return here.result()
+    except Exception as error:  # a fault of ours, or of the disk: told and tried again; nothing is left out for it
+        log.exception("rows cannot be made")
+        return f"rows cannot be made: {type(error).__name__}: {error}"
