@@ -35,7 +35,7 @@ class Collector:
 
         Raises CollectorUnreachableError when nothing answers and CollectorRefusedError when the answer is an error.
         """
-        status, body = self._get(f"/api/v1/{question}", params or {})
+        status, body, _ = self._get(f"/api/v1/{question}", params or {})
         if status != 200:
             raise CollectorRefusedError(f"{self.url}/api/v1/{question}", status, _detail(body))
         answer: dict[str, Any] = json.loads(body)
@@ -57,9 +57,24 @@ class Collector:
                 asked["cursor"] = page["next_cursor"]
             start = until
 
+    def table(self, question: str, params: Params, pages_max: int = 1) -> bytes:
+        """Return the rows of a question as CSV, of up to ``pages_max`` pages; raises as `ask` does."""
+        found, cursor = b"", ""
+        for _ in range(pages_max):
+            status, body, following = self._get(
+                f"/api/v1/{question}", {**params, "format": "csv", "cursor": cursor or None}
+            )
+            if status != 200:
+                raise CollectorRefusedError(f"{self.url}/api/v1/{question}", status, _detail(body))
+            found += body.partition(b"\r\n")[2] if found else body
+            if following is None:
+                break
+            cursor = following
+        return found
+
     def order(self, action: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return the answer to ``POST /api/v1/{action}`` with ``body`` as JSON; raises as `ask` does."""
-        status, answered = self._request("POST", f"/api/v1/{action}", json.dumps(body).encode())
+        status, answered, _ = self._request("POST", f"/api/v1/{action}", json.dumps(body).encode())
         if status != 200:
             raise CollectorRefusedError(f"{self.url}/api/v1/{action}", status, _detail(answered))
         answer: dict[str, Any] = json.loads(answered)
@@ -72,17 +87,18 @@ class Collector:
         except CollectorUnreachableError:
             return False
 
-    def _get(self, path: str, params: Params) -> tuple[int, bytes]:
+    def _get(self, path: str, params: Params) -> tuple[int, bytes, str | None]:
         query = urlencode({name: value for name, value in params.items() if value is not None}, doseq=True)
         return self._request("GET", path + (f"?{query}" if query else ""))
 
-    def _request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+    def _request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes, str | None]:
+        """Return status, body, and where the next page of a table begins."""
         headers = bearer(os.environ, self.url) | ({} if body is None else {"Content-Type": "application/json"})
         try:
             with closing(self._connection()) as connection:
                 connection.request(method, f"{urlsplit(self.url).path}{path}", body, headers)
                 response = connection.getresponse()
-                return response.status, response.read(ANSWER_BYTES_MAX)
+                return response.status, response.read(ANSWER_BYTES_MAX), response.getheader("X-Next-Cursor")
         except (OSError, HTTPException) as error:
             raise CollectorUnreachableError(self.url, str(error) or type(error).__name__) from error
 

@@ -180,7 +180,7 @@ def test_beginnings_that_a_provider_would_have_kept(collector: Running) -> None:
     assert Decimal(row["usd"]) == max(short, long)
     assert row["parts"] == [
         {
-            "label": f"{SONNET}, prompt 0fb4c6a2591159aa",
+            "label": f"prompt 0fb4c6a2591159aa, {SONNET}",
             "calls": 120,
             "usd": row["usd"],
             "monthly_usd": row["monthly_usd"],

@@ -14,6 +14,7 @@ from typing import Any
 from tallystick.collector.advise import (
     CACHE_TTLS_S,
     CALLS_MIN,
+    COUNTED,
     HISTORY_MESSAGES_MIN,
     PARTS_MAX,
     PROMPT_TOKENS_MIN,
@@ -380,7 +381,7 @@ def advice(ask: Ask, params: Params, now: datetime, book: Book) -> Json:
     return {
         "start": _iso(asked.start), "end": _iso(asked.end), "days": _plain(round(seen, 4)), "calls": calls,
         "spend_usd": _plain(Decimal(spend)), "monthly_spend_usd": _shown(monthly(Decimal(spend), seen)),
-        "rows": rows, "quiet": quiet,
+        "rows": rows, "quiet": quiet, "targets": targets(question) if about in {"", "other_model"} else [],
     }  # fmt: skip
 
 
@@ -388,6 +389,19 @@ def observed(asked: Range, now: datetime, first: datetime | None) -> Decimal:
     """Return how many days of the range lie between the ledger's first call and now."""
     begin = max(asked.start, EARLIEST if first is None else first.replace(tzinfo=UTC))
     return max(Decimal((min(asked.end, now) - begin) / timedelta(days=1)), ZERO)
+
+
+def targets(question: Question) -> list[str]:
+    """Return what the traffic could be moved to: the models in use, then the others that their providers list."""
+    sql = f"SELECT DISTINCT provider, model FROM calls WHERE {{where}} AND {ANSWERED} AND {SPOKEN} ORDER BY ALL"
+    used = [(provider, model) for provider, model in question.rows(sql)]
+    listed = [
+        (provider, model.id)
+        for provider in dict.fromkeys(provider for provider, _ in used)
+        for model in question.book.models(provider)
+        if {"input", "output"} <= (model.rates(question.now, "") or {}).keys()
+    ]
+    return list(dict.fromkeys("/".join(model) for model in (*used, *sorted(listed))))
 
 
 def _target(text: str) -> ModelName | None:
@@ -402,7 +416,7 @@ def _row(name: str, found: Advice, days: Decimal) -> Json:
     return {
         "about": name, "title": found.title, "cause": found.cause, "means": found.means, "bound": found.bound,
         "usd": _shown(found.usd), "monthly_usd": _shown(shown(found.usd)), "calls": found.calls,
-        "assumes": list(found.assumes), "evidence": dict(found.evidence),
+        "counted": COUNTED[name], "assumes": list(found.assumes), "evidence": dict(found.evidence),
         "filters": {key: value if isinstance(value, str) else list(value) for key, value in found.filters.items()},
         "parts": [
             {"label": part.label, "calls": part.calls, "usd": _shown(part.usd), "monthly_usd": _shown(shown(part.usd)),

@@ -31,6 +31,25 @@ PRICES_AGE_DAYS_MAX = 14
 PARTS_MAX = 10
 TTLS_S = (60, 3600, 86_400)
 CACHE_TTLS_S = (300, 3600)
+COUNTED = {
+    "other_model": "tokens by class of answered calls at their own rates, less the same tokens at the target's; "
+    "each prompt at the rates of its length",
+    "prompt_caching": "input tokens x characters of the repeated beginning / characters of the prompt; each read saves "
+    "input - cache read, each write costs cache write - input",
+    "response_cache": "the cost of answered calls with the request digest of one that had ended at most an hour before",
+    "repeats": "the cost of calls that another one followed in its chain: a retry of the app, a fallback, a re-ask",
+    "tools": "input tokens x characters of the tools / characters of the prompt, at the input rate, of calls "
+    "that used none",
+    "history": "input tokens x characters that an earlier call had sent / characters of the prompt, less the tools and "
+    "what a cache gave, at the input rate",
+    "max_tokens": "(max_tokens - enough) x the output rate; enough is what 99 of 100 answers took and half as much "
+    "again, rounded up",
+    "batch": "the tokens of answered calls without a stream, a user and a session at standard rates, less the same at "
+    "batch rates",
+    "prices": "responses without a price, and the age of the price book",
+}
+"""The definition of each figure, in a line; docs/advice.md has it whole."""
+
 ModelName = tuple[str, str]
 """(provider, model)."""
 RateOf = Callable[[str, str, int], Rates | None]
@@ -188,7 +207,7 @@ def advise_prompt_caching(prefixes: Sequence[Prefix], seen: int, rate: RateOf, s
             "it overlaps with a cache for whole answers: what one saves the other cannot",
         ),
         parts=_parts(
-            (f"{prefix.model}, prompt {prefix.template or 'without a template'}", prefix.calls, usd,
+            (f"{_prompt(prefix.template)}, {prefix.model}", prefix.calls, usd,
              {"template": prefix.template or ""})
             for prefix, _, usd in chosen
         ),
@@ -239,7 +258,7 @@ def advise_response_cache(
             "retries and re-asks are not counted: their answers were of no use",
         ),
         parts=_parts(
-            (f"{model}, request {digest}", calls, usd, {"digest": digest}) for digest, model, calls, usd in dearest
+            (f"request {digest}, {model}", calls, usd, {"digest": digest}) for digest, model, calls, usd in dearest
         ),
         evidence={
             "by_ttl": [{"ttl_s": each.ttl_s, "calls": each.calls, "usd": format(each.usd, "f")} for each in again]
@@ -343,7 +362,7 @@ def advise_tools(tools: Sequence[Tools], rate: RateOf, spend_usd: Decimal) -> Ve
             "a share of the characters is the same share of the tokens; cached input is left out",
         ),
         parts=_parts(
-            (f"{each.model}, prompt {each.template or 'without a template'}", each.calls, usd,
+            (f"{_prompt(each.template)}, {each.model}", each.calls, usd,
              {"template": each.template or ""})
             for each, usd in found
         ),
@@ -426,8 +445,7 @@ def advise_max_tokens(asked: Sequence[Asked], rate: RateOf, spend_usd: Decimal) 
     calls = sum(each.calls for each, _, _ in found)
     return Advice(
         title="Ask for fewer max_tokens",
-        cause=f"{_plural(calls, 'call')} asked for more than twice of what 99 of 100 answers took with half as much "
-        "again.",
+        cause=f"{_plural(calls, 'call')} asked for more than twice what 99 of 100 answers need, with room to spare.",
         usd=held,
         means="held",
         calls=calls,
@@ -475,7 +493,7 @@ def advise_batch(flows: Sequence[Flow], rate: RateOf, batch_rate: RateOf, spend_
             "cached input is charged by the batch's own rates",
         ),
         parts=_parts(
-            (f"{flow.asked}, {flow.feature or flow.service or 'no feature'}", flow.calls, usd,
+            (f"{flow.feature or flow.service or 'no feature'}, {flow.asked}", flow.calls, usd,
              {"model": flow.asked, "service": flow.service or "", "feature": flow.feature or "", "user": "",
               "session": ""})
             for flow, usd in found
@@ -541,6 +559,10 @@ def _sentence(text: str) -> str:
 
 def _plural(number: int, one: str) -> str:
     return f"{number:,} {one if number == 1 else one + 's'}"
+
+
+def _prompt(template: str | None) -> str:
+    return f"prompt {template}" if template else "prompts without a template"
 
 
 def _kept(ttl_s: int) -> str:

@@ -116,7 +116,7 @@ def _arrived(facts: Facts) -> Iterator[Check]:
         yield Check("ledger", OK, told)
     if ledger["dropped_records"]:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(ledger["dropped"].items()) if count)
-        todo = "raise TALLYSTICK_SPOOL's room, or keep the collector up; what cannot be stored is kept in aside/"
+        todo = "keep the collector up: an app's spool holds 256 MB; what cannot be stored is kept in aside/"
         yield Check("dropped", FAIL, f"{ledger['dropped_records']:,} records were lost ({reasons})", todo)
     if journal["behind_bytes"] > BEHIND_BYTES_MAX:
         told = f"{_size(journal['behind_bytes'])} of the journal are not counted yet"

@@ -78,10 +78,10 @@ ANSWERS: dict[str, Schema] = {
             monthly_usd=USD,
             means={"type": "string", "enum": ["saved", "held", "unknown"]},
             bound={"type": "string", "enum": ["exact", "about", "at most", "at least"]},
-            assumes=STRINGS, evidence={"type": "object"}, filters=ONE_OR_MORE,
+            counted=TEXT, assumes=STRINGS, evidence={"type": "object"}, filters=ONE_OR_MORE,
             parts=_list(label=TEXT, calls=COUNT, usd=USD, monthly_usd=USD, filters=ONE_OR_MORE),
         ),
-        quiet=_list(about=TEXT, reason=TEXT),
+        quiet=_list(about=TEXT, reason=TEXT), targets=STRINGS,
     ),
     "/api/v1/doctor": _object(
         version=TEXT, address=TEXT, data=TEXT, spool=TEXT,

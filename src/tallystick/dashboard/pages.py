@@ -9,12 +9,18 @@ import streamlit as st
 
 
 def page(name: str) -> st.Page:
-    """Return the page called ``name``: spend, failures, calls or budgets."""
+    """Return the page called ``name``, one of `NAMES`."""
     # Here, because each page links to the others.
-    from tallystick.dashboard import budgets, calls, failures, spend
+    from tallystick.dashboard import advisor, budgets, calls, failures, settings, spend
 
-    shows = {"spend": spend.show, "failures": failures.show, "calls": calls.show, "budgets": budgets.show}
-    icons = {"spend": "payments", "failures": "error", "calls": "list_alt", "budgets": "savings"}
+    shows = {
+        "spend": spend.show, "failures": failures.show, "calls": calls.show, "budgets": budgets.show,
+        "advisor": advisor.show, "settings": settings.show,
+    }  # fmt: skip
+    icons = {
+        "spend": "payments", "failures": "error", "calls": "list_alt", "budgets": "savings", "advisor": "lightbulb",
+        "settings": "settings",
+    }  # fmt: skip
     return st.Page(
         shows[name],
         title=name.capitalize(),
@@ -24,7 +30,7 @@ def page(name: str) -> st.Page:
     )
 
 
-NAMES = ("spend", "failures", "calls", "budgets")
+NAMES = ("spend", "failures", "calls", "budgets", "advisor", "settings")
 
 
 def link(name: str, label: str, query: Mapping[str, str | list[str]], icon: str | None = None) -> None:

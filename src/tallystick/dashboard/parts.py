@@ -115,7 +115,7 @@ def controls(shown: View, *, by: bool = False, order: bool = False) -> None:
     _chips(shown)
 
 
-def _changed(name: str, *drops: str) -> Callable[[], None]:
+def changed(name: str, *drops: str) -> Callable[[], None]:
     """Return a callback that moves a widget's value into the URL; paging and ``drops`` start over."""
 
     def move() -> None:
@@ -136,7 +136,7 @@ def _range_control(shown: View) -> None:
         list(RANGES),
         key="pick_range",
         label_visibility="collapsed",
-        on_change=_changed("range", "start", "end"),
+        on_change=changed("range", "start", "end"),
     )
 
 
@@ -150,7 +150,7 @@ def _by_control(shown: View) -> None:
         label_visibility="collapsed",
         width=170,
         format_func=lambda name: f"by {words.clean(name, 40)}",
-        on_change=_changed("by"),
+        on_change=changed("by"),
     )
 
 
@@ -163,7 +163,7 @@ def _order_control(shown: View) -> None:
         label_visibility="collapsed",
         width=170,
         format_func=lambda order: ORDERS[order],
-        on_change=_changed("order"),
+        on_change=changed("order"),
     )
 
 
@@ -187,7 +187,7 @@ def _filter_picker(shown: View, name: str) -> None:
         [*known, *(value for value in picked if value not in known)],
         key=f"pick_{name}",
         format_func=lambda value: words.clean(value, 60) or words.NONE,
-        on_change=_changed(name, name),
+        on_change=changed(name, name),
         placeholder="any",
     )
 
@@ -235,14 +235,15 @@ def _chips(shown: View) -> None:
 def nothing(shown: View, ledger: dict[str, Any]) -> None:
     """Say why there is nothing: no call ever came, what came was rejected, or none is in range and filters."""
     if not ledger["received_spans"]:
-        _waiting()
+        waiting()
         return
     st.info("No calls in this range" + (" with these filters." if shown.filters else "."), icon=":material/search_off:")
     if not ledger["stored_spans"]:
         st.warning(f"Of what arrived nothing was stored: {words.escape(figures.ledger_line(ledger), 400)}")
 
 
-def _waiting() -> None:
+def waiting() -> None:
+    """Say how the first call gets here, and where it is waited for."""
     st.subheader("No calls yet")
     st.markdown("Two lines in your app, and its first call shows up here:")
     st.code("pip install tallystick", language="bash")

@@ -30,7 +30,14 @@ def run(*, collector: str, host: str, port: int) -> int:
     os.environ["TALLYSTICK_COLLECTOR"] = collector
     from streamlit import App
 
-    for page in ("spend", "failures", "calls", "budgets"):  # so that the first viewer does not wait for imports
+    for page in (
+        "spend",
+        "failures",
+        "calls",
+        "budgets",
+        "advisor",
+        "settings",
+    ):  # so that the first viewer does not wait for imports
         import_module(f"tallystick.dashboard.{page}")
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     print(f"Dashboard at {address} (asks the collector at {collector})", flush=True)  # noqa: T201 -- the command's own voice

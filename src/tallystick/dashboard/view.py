@@ -69,6 +69,8 @@ class View:
     order: str = ORDER_DEFAULT
     cursor: str | None = None
     call: str | None = None
+    to: str | None = None
+    """Advisor: the model, as ``provider/model``, on which the traffic is priced."""
     zone_asked: bool = False
     """True when the URL names the zone, so that links carry it on."""
     complaints: tuple[str, ...] = ()
@@ -147,6 +149,7 @@ def read_view(params: Mapping[str, Sequence[str]], now: datetime, viewer_zone: s
         order=_known(params, "order", ORDER_DEFAULT, tuple(ORDERS), complaints),
         cursor=_last(params, "cursor"),
         call=_last(params, "call"),
+        to=_last(params, "to"),
         zone_asked=zone_asked,
         complaints=tuple(complaints),
     )

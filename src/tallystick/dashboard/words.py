@@ -242,6 +242,26 @@ ALERT_STATES = {
 }
 
 
+ADVICE = {
+    "other_model": "The same traffic on another model",
+    "prompt_caching": "Prompt caching",
+    "response_cache": "A cache for answers",
+    "repeats": "Work that was done twice",
+    "tools": "Tools that are not used",
+    "history": "Long conversations",
+    "max_tokens": "max_tokens that are not used",
+    "batch": "Batches",
+    "prices": "Prices",
+}
+BOUNDS = {"exact": "exact", "about": "an estimate", "at most": "at most", "at least": "at least"}
+CHECKS = {
+    "ok": ("fine", ":green[:material/check_circle:]"),
+    "warn": ("look here", ":orange[:material/warning:]"),
+    "fail": ("wrong", ":red[:material/error:]"),
+}
+"""A check's state in a word, and its sign."""
+
+
 def is_untold(row: Mapping[str, Any]) -> bool:
     """Tell whether a call got no answer, but may be on the bill: its cost is unknown, not zero."""
     return not row["units"] and row["attempts"] > 0 and row["outcome"] in MAY_BE_BILLED
