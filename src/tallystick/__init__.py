@@ -18,18 +18,30 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from tallystick.errors import (
         BudgetExceededError,
+        RequestLoopError,
         RequestTooLargeError,
         SettingsError,
         TallystickError,
     )
-    from tallystick.instrumentation import bad_output, cache_hit, degraded, flush, instrument, tags, uninstrument
+    from tallystick.instrumentation import (
+        bad_output,
+        budget,
+        cache_hit,
+        degraded,
+        flush,
+        instrument,
+        tags,
+        uninstrument,
+    )
 
 _HOMES = {
     "BudgetExceededError": "tallystick.errors",
+    "RequestLoopError": "tallystick.errors",
     "RequestTooLargeError": "tallystick.errors",
     "SettingsError": "tallystick.errors",
     "TallystickError": "tallystick.errors",
     "bad_output": "tallystick.instrumentation",
+    "budget": "tallystick.instrumentation",
     "cache_hit": "tallystick.instrumentation",
     "degraded": "tallystick.instrumentation",
     "flush": "tallystick.instrumentation",
@@ -40,10 +52,12 @@ _HOMES = {
 
 __all__ = [
     "BudgetExceededError",
+    "RequestLoopError",
     "RequestTooLargeError",
     "SettingsError",
     "TallystickError",
     "bad_output",
+    "budget",
     "cache_hit",
     "degraded",
     "flush",

@@ -5,6 +5,7 @@
     ├── MissingExtraError          a command needs an extra that is not installed
     ├── BudgetExceededError        a hard budget would be passed; nothing was sent
     ├── RequestTooLargeError       a per-call limit would be passed; nothing was sent
+    ├── RequestLoopError           the same request came too often within a minute; nothing was sent
     ├── UnknownPriceError          a price was demanded for a model that has none
     ├── MalformedBatchError        what arrived cannot be decoded
     ├── CollectorError             the collector could not be asked
@@ -21,11 +22,19 @@
         ├── DeliveryRefusedError   useless to try again
         └── DeliveryDelayedError   try again, not before ``retry_after_s``
 
-In an instrumented app only `BudgetExceededError` and `RequestTooLargeError` (both asked for, both raised before
-anything is sent) and `SettingsError` (at ``instrument()``) can ever surface.
+In an instrumented app only `BudgetExceededError`, `RequestTooLargeError` and `RequestLoopError` (asked for, and raised
+before anything is sent) and `SettingsError` (at ``instrument()``) can ever surface.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from decimal import Decimal
+
+    from tallystick.model.windows import Window
 
 
 class TallystickError(Exception):
@@ -47,11 +56,63 @@ class MissingExtraError(TallystickError):
 
 
 class BudgetExceededError(TallystickError):
-    """A hard budget would be passed; the call was not sent."""
+    """A hard budget would be passed; the call was not sent.
+
+    Figures are in ``unit`` (``usd``, ``tokens`` or ``calls``).  A figure is None where it is not known: when the
+    collector could not be asked, or when nothing bounds what the call can cost.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        budget: str = "",
+        group: str = "",
+        unit: str = "usd",
+        window: Window | None = None,
+        limit: Decimal | None = None,
+        spent: Decimal | None = None,
+        reserved: Decimal | None = None,
+        needed: Decimal | None = None,
+        resets_at: datetime | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.budget = budget
+        self.group = group
+        """Which of the budgets that ``group_by`` makes."""
+        self.unit = unit
+        self.window = window
+        """None for a budget of `tallystick.budget`, which lasts as long as its block."""
+        self.limit = limit
+        self.spent = spent
+        self.reserved = reserved
+        """What is held for calls in flight."""
+        self.needed = needed
+        """The most that the call could have cost, its retries included."""
+        self.resets_at = resets_at
 
 
 class RequestTooLargeError(TallystickError):
     """A per-call limit would be passed; the call was not sent."""
+
+    def __init__(
+        self, message: str, *, setting: str = "", limit: Decimal | None = None, needed: Decimal | None = None
+    ) -> None:
+        super().__init__(message)
+        self.setting = setting
+        """The limit's name, as ``max_cost_usd``."""
+        self.limit = limit
+        self.needed = needed
+        """What the call can come to; None when nothing bounds it."""
+
+
+class RequestLoopError(TallystickError):
+    """The very same request was made too often within a minute; this one was not sent."""
+
+    def __init__(self, message: str, *, times: int = 0, limit: int = 0) -> None:
+        super().__init__(message)
+        self.times = times
+        self.limit = limit
 
 
 class UnknownPriceError(TallystickError):

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from fakes.collector import start_process
 from tallystick.collector.settings import AlertSettings, BudgetSettings, CollectorSettings, load
 from tallystick.errors import SettingsError
+from tallystick.instrumentation._settings import LIMITS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "settings.md").read_text(encoding="utf-8")
 BUDGET = "[[budget]]\nname = 'team'\n"
@@ -39,6 +40,7 @@ def test_every_setting_is_described_and_documented(table: type[BaseModel]) -> No
 
 def test_the_page_names_no_setting_that_is_none() -> None:
     known = {name for table in (CollectorSettings, AlertSettings, BudgetSettings) for name in table.model_fields}
+    known |= set(LIMITS)
 
     assert set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)) == known
 

@@ -184,7 +184,7 @@ def test_a_gateway_hides_the_region_so_the_client_tells_it(tmp_path: Any) -> Non
         spool=tmp_path,
         providers={"llm.example": "gcp.vertex_ai"},
     )
-    hooks = Hooks(settings, None)  # type: ignore[arg-type] -- no span is made here
+    hooks = Hooks(settings, None, None)  # type: ignore[arg-type] -- no span is made here
 
     assert hooks._place("https://llm.example/v1", "us-east5").params == {"region": "us-east5"}
     real = hooks._place("https://us-east5-aiplatform.googleapis.com/v1", "us-east5")

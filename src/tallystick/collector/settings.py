@@ -205,6 +205,8 @@ class Settings(BaseModel, extra="forbid", frozen=True):
         return tuple(entry.budget() for entry in self.budget)
 
 
+INSTRUMENT = "instrument"
+"""The table of the app's side, which `instrument()` reads: none of the collector's business."""
 TABLES: dict[str, type[BaseModel]] = {
     "collector": CollectorSettings,
     "alerts": AlertSettings,
@@ -276,8 +278,10 @@ def read_token(file: Path) -> str:
 
 def _check_shape(path: Path, file: Mapping[str, Any]) -> None:
     for name, table in file.items():
+        if name == INSTRUMENT:
+            continue
         if name not in TABLES:
-            raise SettingsError(f"{path}: unknown table {name!r}; known: {', '.join(TABLES)}")
+            raise SettingsError(f"{path}: unknown table {name!r}; known: {', '.join((*TABLES, INSTRUMENT))}")
         if name == "budget" and not (isinstance(table, list) and all(isinstance(entry, dict) for entry in table)):
             raise SettingsError(f"{path}: budget is {table!r}; each budget is a table [[budget]]")
         if name != "budget" and not isinstance(table, dict):

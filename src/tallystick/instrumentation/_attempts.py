@@ -30,7 +30,7 @@ from tallystick.model.attributes import (
     STATUS_CODE,
     WAITED_S,
 )
-from tallystick.model.failures import Outcome, outcome_of_status
+from tallystick.model.failures import MAY_BE_BILLED, Outcome, outcome_of_status
 
 if TYPE_CHECKING:
     from tallystick.instrumentation._call import Call
@@ -45,6 +45,10 @@ _BY_EXCEPTION = {
     "WriteTimeout": Outcome.TIMEOUT_WRITE,
     "TimeoutException": Outcome.TIMEOUT_READ,
 }
+
+
+_NEVER_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol"})
+"""Class names of what an HTTP library raises before a request has left; after any other the provider may bill it."""
 
 
 def outcome_of_transport(name: str) -> Outcome:
@@ -203,12 +207,14 @@ class _Attempt:
         """The client got an answer, whatever it says."""
         with guard("the end of an attempt"):
             self._facts |= answer_facts(response)
+            self._call.lost += self._facts[ATTEMPT_OUTCOME] in MAY_BE_BILLED
         self._over(may_be_last=response.is_success)
 
     def failed(self, error: BaseException) -> None:
         """The client raised."""
         outcome = outcome_of_transport(type(error).__name__) if isinstance(error, Exception) else Outcome.CANCELLED
         self._facts |= {ERROR_TYPE: type(error).__qualname__, ATTEMPT_OUTCOME: outcome.value}
+        self._call.lost += type(error).__name__ not in _NEVER_SENT
         self._over(may_be_last=False)
 
     def _over(self, *, may_be_last: bool) -> None:

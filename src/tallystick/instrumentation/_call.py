@@ -19,6 +19,7 @@ from tallystick.errors import BudgetExceededError, RequestTooLargeError
 from tallystick.instrumentation._attempts import outcome_of_transport
 from tallystick.instrumentation._content import Capture
 from tallystick.instrumentation._guard import guard
+from tallystick.instrumentation._holds import Hold, claim, park, spent_of
 from tallystick.instrumentation._include_usage import HIDE
 from tallystick.instrumentation._otlp import Ids
 from tallystick.instrumentation._routes import Route
@@ -71,6 +72,12 @@ class Call:
         self.attempts = 0
         self.attempt_ended_ns: int | None = None
         """When the last attempt was over, by `now_ns`."""
+        self.lost = 0
+        """Attempts that the provider may have billed although no answer of theirs came."""
+        self.hold: Hold | None = None
+        """What a budget has set aside for it."""
+        self.digest: str | None = None
+        """Equal for equal requests."""
         self.sender: Any = None
         """The HTTP client whose sends are this call's attempts."""
         self.is_foreign = False
@@ -87,6 +94,8 @@ class Call:
         self._tracing = tracing
         self._told = told
         self._units: list[Unit] = []
+        self._answered = 0
+        self._pending_id: str | None = None
         self._outcome = Outcome.OK
         self._more: dict[str, Any] = {}
         self._reading = 0
@@ -119,6 +128,20 @@ class Call:
             if name in _REQUEST_ATTRIBUTES and isinstance(value, (int, float)):
                 asked[_REQUEST_ATTRIBUTES[name]] = value
         return asked
+
+    @property
+    def request(self) -> Mapping[str, Any]:
+        """The request's JSON, as it is sent."""
+        return self._request
+
+    @property
+    def told(self) -> Mapping[str, Any]:
+        """What the span says of who makes the call: tags, key, caller."""
+        return self._told
+
+    def changed(self, changes: Mapping[str, Any]) -> None:
+        """Other values are sent for some keys of the request, because a budget wants it."""
+        self._request = {**self._request, **changes}
 
     def note(self, attributes: Mapping[str, Any]) -> None:
         """Put more on the span of the call."""
@@ -182,6 +205,7 @@ class Call:
         """Read a 2xx response, before the SDK parses it: now if its body is here, else as the app reads it."""
         if not self.route.billed or not 200 <= response.status_code < 300:
             return
+        self._answered += 1
         if self.asked_for_usage:
             response.extensions[HIDE] = True
         kind = response.headers.get("content-type", "")
@@ -277,6 +301,8 @@ class Call:
         self._outcome = answer.outcome
         if answer.error_code:
             self._more[names.ERROR_CODE] = answer.error_code
+        if answer.is_pending:
+            self._pending_id = answer.id
         if answer.is_pending or (self.route.is_fetch and answer.usage is None):
             return
         at = datetime.fromtimestamp(self._start_ns / 1e9, UTC).isoformat(timespec="microseconds")[:-6] + "Z"
@@ -349,6 +375,8 @@ class Call:
         attributes |= self._more
         with guard("the pricing of a call"):  # whatever is wrong with its units, the call itself is recorded
             attributes |= unit_attributes(self._units, is_fetch=self.route.is_fetch)
+        with guard("the settlement of a call"):
+            attributes |= self._settled()
         if self._outcome is not Outcome.OK:
             attributes[names.ERROR_TYPE] = self._outcome.value
         if self.on_end is not None:
@@ -356,6 +384,35 @@ class Call:
                 self.on_end(self._outcome)
         children = self._told_apart() + self._held
         self._span.end(attributes, self.now_ns(), children, failed=self._outcome not in _QUIET)
+
+    def _settled(self) -> dict[str, Any]:
+        """Replace what budgets set aside by what the call took; return what its span tells of that."""
+        if self.route.is_fetch:
+            return self._fetched()
+        hold, self.hold = self.hold, None
+        if hold is None:
+            return {}
+        if self._pending_id is not None:
+            park(self._pending_id, hold)
+            return hold.told()
+        unheard = self._answered - len(self._units)
+        sent = self.attempts > 0 or self._answered > 0 or bool(self._units)
+        return hold.settle(
+            spent_of(hold.need, map(_taken, self._units), doubtful=self.lost + max(unheard, 0), sent=sent)
+        )
+
+    def _fetched(self) -> dict[str, Any]:
+        """Settle what was set aside for an answer that was made in the background."""
+        found: dict[str, Any] = {}
+        for unit in self._units:
+            if (hold := claim(unit.facts["id"])) is not None:
+                found |= hold.settle(spent_of(hold.need, [_taken(unit)], doubtful=0, sent=True))
+        return found
+
+
+def _taken(unit: Unit) -> dict[str, Any]:
+    usage = unit.receipt.usage
+    return {**unit.facts, "tokens": None if usage is None else usage.input_tokens + usage.output_tokens}
 
 
 def current_call() -> Call | None:

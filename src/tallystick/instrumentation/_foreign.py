@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tallystick.instrumentation import _attempts
+from tallystick.instrumentation._ask import Ask
 from tallystick.instrumentation._call import Call, current_call
 from tallystick.instrumentation._guard import guard
 from tallystick.instrumentation._hooks import Hooks
@@ -62,7 +63,10 @@ class Sends:
 
     def _send(self, call: Call, request: Any, send: Callable[[], Any]) -> Any:
         token = call.enter()
+        gate = self._hooks.gate
         try:
+            if not gate.is_open():
+                gate.admit(call, lambda: _ask(call, gate.told))
             response = _attempts.send(call, request, send)
         except BaseException as error:
             with guard("the end of a failed call"):
@@ -76,7 +80,10 @@ class Sends:
 
     async def _send_async(self, call: Call, request: Any, send: Callable[[], Any]) -> Any:
         token = call.enter()
+        gate = self._hooks.gate
         try:
+            if not gate.is_open():
+                await gate.admit_async(call, lambda: _ask(call, gate.told))
             response = await _attempts.send_async(call, request, send)
         except BaseException as error:
             with guard("the end of a failed call"):
@@ -116,6 +123,12 @@ class Sends:
         call = self._hooks.open_call(route, base_url, _body(request), _key(request.headers), client)
         call.is_foreign = True
         return call
+
+
+def _ask(call: Call, told: Mapping[str, str]) -> Ask:
+    """Return what a call asks of budgets that is sent as it is, once: who asks again makes another call."""
+    unbounded = None if call.request else "the body of the request was not read, as that of an upload"
+    return Ask(call, told, retries=0, unbounded=unbounded, is_fixed=True)
 
 
 def may_bill(netloc: bytes, providers: Mapping[str, str]) -> bool:

@@ -12,10 +12,12 @@ from urllib.parse import urlsplit
 
 from opentelemetry.trace import Span
 
+from tallystick.instrumentation._ask import Ask
 from tallystick.instrumentation._call import Call, current_call
 from tallystick.instrumentation._caller import caller
 from tallystick.instrumentation._content import Capture
 from tallystick.instrumentation._digests import Digests, Look
+from tallystick.instrumentation._gate import Gate
 from tallystick.instrumentation._guard import guard
 from tallystick.instrumentation._hops import Hops, has_middleware
 from tallystick.instrumentation._include_usage import (
@@ -30,6 +32,7 @@ from tallystick.instrumentation._keys import Fingerprints
 from tallystick.instrumentation._links import follow, link_attributes
 from tallystick.instrumentation._markers import notice
 from tallystick.instrumentation._mend import Mender
+from tallystick.instrumentation._rewrite import rewritten
 from tallystick.instrumentation._routes import Route, route_of
 from tallystick.instrumentation._settings import Settings
 from tallystick.instrumentation._tags import current_tags
@@ -44,8 +47,9 @@ Wrapped = Callable[..., Any]
 class Hooks:
     """The wrappers, and what they need to know."""
 
-    def __init__(self, settings: Settings, tracing: Tracing) -> None:
+    def __init__(self, settings: Settings, tracing: Tracing, gate: Gate) -> None:
         self.enabled = True
+        self.gate = gate
         self._settings = settings
         self._tracing = tracing
         self._keys = Fingerprints(settings.spool)
@@ -62,6 +66,9 @@ class Hooks:
             return wrapped(*args, **kwargs)
         token = call.enter()
         try:
+            if not self.gate.is_open():
+                changes = self.gate.admit(call, lambda: _ask(self.gate, call, client, _options(args, kwargs)))
+                args, kwargs = rewritten(call, args, kwargs, changes)
             result = self._send(call, wrapped, args, kwargs)
         except BaseException as error:
             with guard("the end of a failed call"):
@@ -82,6 +89,9 @@ class Hooks:
             return await wrapped(*args, **kwargs)
         token = call.enter()
         try:
+            if not self.gate.is_open():
+                make = lambda: _ask(self.gate, call, client, _options(args, kwargs))  # noqa: E731
+                args, kwargs = rewritten(call, args, kwargs, await self.gate.admit_async(call, make))
             result = await self._send_async(call, wrapped, args, kwargs)
         except BaseException as error:
             with guard("the end of a failed call"):
@@ -232,6 +242,7 @@ class Hooks:
             with guard("the content of a request"):
                 call.note(self._capture.asked(request))
         look = self._look(request, route) if whole and request else None
+        call.digest = None if look is None else look.digest
         with guard("the links of a call"):
             self._follow(call, request, look)
         return call
@@ -285,6 +296,17 @@ class Hooks:
             address=parts.hostname or "",
             port=parts.port,
         )
+
+
+def _ask(gate: Gate, call: Call, client: Any, options: Any) -> Ask:
+    """Return what a call of an SDK asks of budgets."""
+    retries = options.max_retries if isinstance(options.max_retries, int) else client.max_retries
+    unbounded = None
+    if options.files:
+        unbounded = "a file goes with the request, and nothing in the request bounds its tokens"
+    elif has_middleware(client):
+        unbounded = "the client has middleware, which may ask further models"
+    return Ask(call, gate.told, retries=retries, unbounded=unbounded)
 
 
 def _region(client: Any) -> str | None:

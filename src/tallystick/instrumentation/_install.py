@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +17,9 @@ from typing import Any
 import wrapt
 
 from tallystick.instrumentation import _markers
+from tallystick.instrumentation._bank import Bank
 from tallystick.instrumentation._foreign import Sends
+from tallystick.instrumentation._gate import Gate
 from tallystick.instrumentation._guard import guard
 from tallystick.instrumentation._hooks import Hooks
 from tallystick.instrumentation._mend import Mender
@@ -35,6 +38,7 @@ class _Installation:
     shipper: Shipper
     tracing: Tracing
     hooks: Hooks
+    bank: Bank
     sends: Sends
     sockets: Sockets
     undo: list[Callable[[], None]] = field(default_factory=list)
@@ -53,6 +57,10 @@ def instrument(
     providers: Mapping[str, str] | None = None,
     content: str | None = None,
     redact: Callable[[str], str] | None = None,
+    max_input_tokens: int | None = None,
+    max_output_tokens: int | None = None,
+    max_cost_usd: Decimal | str | float | None = None,
+    loop_limit: int | None = None,
 ) -> None:
     """Record every call of the ``anthropic`` and ``openai`` SDKs, whether they are imported yet or not.
 
@@ -67,6 +75,10 @@ def instrument(
     content: ``off`` (the default), ``redacted`` or ``full``: whether prompts and answers are recorded (else
     ``TALLYSTICK_CONTENT``).
     redact: your own redactor of a text, run after ours when content is ``redacted``.
+    max_input_tokens, max_output_tokens, max_cost_usd: a call that can pass one is not sent: RequestTooLargeError (else
+    ``TALLYSTICK_MAX_INPUT_TOKENS`` and so on, else ``[instrument]`` in tallystick.toml).
+    loop_limit: how often the very same request may be made within a minute: RequestLoopError (else
+    ``TALLYSTICK_LOOP_LIMIT``, else the file).
 
     Raises SettingsError when one of these is wrong; nothing else, ever.
     """
@@ -80,6 +92,12 @@ def instrument(
         providers=providers,
         content=content,
         redact=redact,
+        limits={
+            "max_input_tokens": max_input_tokens,
+            "max_output_tokens": max_output_tokens,
+            "max_cost_usd": max_cost_usd,
+            "loop_limit": loop_limit,
+        },
     )
     with _lock:
         if _installed is not None:
@@ -117,9 +135,11 @@ def _install(settings: Settings) -> _Installation:
     tracing = Tracing(settings, spool)
     shipper = Shipper(spool, settings.collector, tracing.report_dropped)
     spool.wake = shipper.wake
-    hooks = Hooks(settings, tracing)
+    bank = Bank(settings.collector, settings.spool, settings.rules)
+    gate = Gate(bank, settings.limits, {"service": settings.service, "environment": settings.environment})
+    hooks = Hooks(settings, tracing, gate)
     sends = Sends(hooks, settings.providers)
-    installation = _Installation(settings, spool, shipper, tracing, hooks, sends, Sockets(hooks))
+    installation = _Installation(settings, spool, shipper, tracing, hooks, bank, sends, Sockets(hooks))
     for name in (
         "anthropic._base_client",
         "openai._base_client",
@@ -137,6 +157,7 @@ def _install(settings: Settings) -> _Installation:
 def _leave(installation: _Installation) -> None:
     with guard("the end of the process"):
         end_open_streams()
+        installation.bank.leave()
         installation.shipper.leave()
         installation.spool.close()
 

@@ -62,7 +62,8 @@ class _TlsSocket(_Deadline, ssl.SSLSocket):
     pass
 
 
-def _connect(url: str, timeout_s: float) -> HTTPConnection:
+def connect(url: str, timeout_s: float) -> HTTPConnection:
+    """Open a connection whose ``sock.until`` is the deadline of all that is read from it."""
     parts = urlsplit(url)
     if parts.scheme == "https":
         context = ssl.create_default_context(cafile=authorities(os.environ))
@@ -87,7 +88,7 @@ def post(url: str, body: bytes, timeout_s: float) -> None:
     """
     until = time.monotonic() + timeout_s
     try:
-        connection = _connect(url, timeout_s)
+        connection = connect(url, timeout_s)
         try:
             connection.sock.until = until  # type: ignore[union-attr]
             connection.request("POST", f"{urlsplit(url).path}/v1/traces", body, HEADERS | bearer(os.environ, url))
@@ -170,7 +171,8 @@ class Shipper:
     def ship(self, timeout_s: float) -> bool:
         """Send all that is spooled; True when nothing is left, False when the collector did not take it in time."""
         until = time.monotonic() + timeout_s
-        if not self._sending.acquire(timeout=timeout_s):
+        sending = self._sending  # a thread that starts meanwhile makes another one
+        if not sending.acquire(timeout=timeout_s):
             return False
         try:
             if dropped := self.spool.take_dropped():
@@ -184,7 +186,7 @@ class Shipper:
             )
             return False
         finally:
-            self._sending.release()
+            sending.release()
         return True
 
     def _send(self, data: bytes, path: Path, until: float) -> None:

@@ -68,6 +68,14 @@ REQUEST_CHARACTERS = "tallystick.request.characters"
 REQUEST_TOOLS_CHARACTERS = "tallystick.request.tools_characters"
 REQUEST_MESSAGES = "tallystick.request.messages"
 
+# What budgets had to do with the call.
+UNGUARDED = "tallystick.budget.unguarded"
+"""The budget that let the call pass although the collector could not be asked."""
+ASKED_MODEL = "tallystick.budget.asked_model"
+"""What the app asked for, when a budget had a lesser model asked; ``gen_ai.request.model`` is that one."""
+ASKED_MAX_TOKENS = "tallystick.budget.asked_max_tokens"
+"""What the app allowed, 0 for no cap, when a budget had the answer cut shorter."""
+
 # Calls of one piece of work: a retry, a fallback, a re-ask.
 LINK_ID = "tallystick.link.id"
 """The id of the chain's first call."""

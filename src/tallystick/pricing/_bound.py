@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -39,6 +40,8 @@ class Bound:
     usd: Decimal | None
     reason: str | None = None
     """Why there is no bound, and what would give one."""
+    is_unpriced: bool = False
+    """True when it is the price that is not known; tokens are bounded then, if the request bounds them."""
     attempt_usd: Decimal | None = None
     attempts: int = 1
     input_tokens: int = 0
@@ -93,8 +96,10 @@ def upper_bound(
         book = book or load_book()
         place = place_for(book, provider, params)
         return _bound(book, place, model, request, caps, max_retries, params)
-    except (Unbounded, Refused, SettingsError) as told:
+    except Unbounded as told:
         reason = str(told)
+    except (Refused, SettingsError) as told:
+        return _unpriced(str(told), provider, request, caps, max_retries, params, book.version if book else "")
     except MALFORMED as error:
         reason = f"malformed: {type(error).__name__}: {error}"
     return Bound(usd=None, reason=reason, price_version=book.version if book else "")
@@ -127,6 +132,32 @@ def _bound(
         input_tokens=read,
         output_tokens=written,
         price_version=book.version,
+    )
+
+
+def _unpriced(
+    reason: str,
+    provider: str,
+    request: Mapping[str, Any],
+    caps: Caps,
+    retries: int,
+    params: Mapping[str, Any],
+    version: str,
+) -> Bound:
+    """Return the bound of a call whose price nobody lists: in tokens, if the request alone bounds them."""
+    read, written = 0, 0
+    with suppress(Unbounded, *MALFORMED):
+        ask = read_request(provider, request, caps, params)
+        if ask.output_tokens is not None and not (ask.loops or ask.compacts or ask.advisors or ask.fallbacks):
+            read, written = ask.prompt_tokens, ask.output_tokens * ask.answers
+    return Bound(
+        usd=None,
+        reason=reason,
+        is_unpriced=True,
+        attempts=max(retries, 0) + 1,
+        input_tokens=read,
+        output_tokens=written,
+        price_version=version,
     )
 
 
