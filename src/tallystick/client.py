@@ -72,9 +72,9 @@ class Collector:
             cursor = following
         return found
 
-    def order(self, action: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the answer to ``POST /api/v1/{action}`` with ``body`` as JSON; raises as `ask` does."""
-        status, answered, _ = self._request("POST", f"/api/v1/{action}", json.dumps(body).encode())
+    def order(self, action: str, body: Mapping[str, Any], method: str = "POST") -> dict[str, Any]:
+        """Return the answer to ``POST /api/v1/{action}`` (or another), ``body`` as JSON; raises as `ask` does."""
+        status, answered, _ = self._request(method, f"/api/v1/{action}", json.dumps(body).encode())
         if status != 200:
             raise CollectorRefusedError(f"{self.url}/api/v1/{action}", status, _detail(answered))
         answer: dict[str, Any] = json.loads(answered)

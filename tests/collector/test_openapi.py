@@ -16,7 +16,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
 EXAMPLES = {
     "bucket": "hour", "by": "model", "timezone": "UTC", "format": "json", "limit": "5", "order": "started_at",
     "name": "model", "kind": "call", "start": "2026-01-01", "end": "2026-01-02", "cursor": "",
-    "about": "prices", "to": "anthropic/claude-haiku-4-5",
+    "budget": "chat", "about": "prices", "to": "anthropic/claude-haiku-4-5",
 }  # fmt: skip
 
 
@@ -36,7 +36,7 @@ def document(collector: Running) -> dict[str, Any]:
 
 def test_the_page_has_every_path_and_no_other(document: dict[str, Any]) -> None:
     described = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
-    on_page = set(re.findall(r"`(GET|POST) (/[^`?\s]*)", PAGE))
+    on_page = set(re.findall(r"`(GET|POST|PUT|DELETE) (/[^`?\s]*)", PAGE))
 
     assert on_page == described
 

@@ -37,6 +37,7 @@ from tallystick.model.ledger import (
     Event,
     Ledger,
     Refusal,
+    Standing,
     Terms,
     as_json,
     instant,
@@ -126,6 +127,12 @@ class Budgeting:
         with self._lock:
             found = sorted(self._ledger.terms.values(), key=lambda terms: terms.source != "file")
             return [terms.budget for terms in found]
+
+    def standings(self, name: str) -> list[Standing]:
+        """Return how each group of the budget ``name`` stands, of those that have been seen."""
+        with self._lock:
+            at = self.clock()
+            return [self._ledger.standing(name, group, at) for group in self._ledger.groups(name)]
 
     def guard(self) -> dict[str, Any]:
         """Return what an app has to know: the budgets that enforce, and a hash that changes with them."""

@@ -43,8 +43,13 @@ def _lines(ledger: Mapping[str, Any], budgets: Sequence[Mapping[str, Any]], *, h
     if prices["age_days"] is not None:
         yield from _metric("prices_age_days", "gauge", "How old the price book is.", [({}, prices["age_days"])])
     for name in ("spent_usd", "limit_usd", "unpriced_units"):
-        samples = [({"budget": budget["name"]}, budget[name]) for budget in budgets]
+        samples = [({"budget": budget["name"]}, budget[name]) for budget in budgets if budget[name] is not None]
         yield from _metric(f"budget_{name}", "gauge", "Of the current window.", samples)
+    for name in ("limit", "spent", "reserved", "left"):
+        samples = [({"budget": budget["name"], "unit": budget["unit"]}, budget[name]) for budget in budgets]
+        yield from _metric(f"budget_{name}", "gauge", "Of the current window and its fullest group.", samples)
+    samples = [({"budget": budget["name"]}, budget["refused"]) for budget in budgets]
+    yield from _metric("budget_refused", "gauge", "Calls that were refused in the current window.", samples)
 
 
 def _metric(name: str, kind: str, told: str, samples: Sequence[Sample]) -> Iterator[str]:

@@ -31,6 +31,10 @@ QUESTIONS: Mapping[str, tuple[str, bool, dict[str, Schema]]] = {
     "units": ("A page of billable responses with receipts", True, RANGE | PAGE),
     "dimensions": ("The values of a dimension, most calls first", True, RANGE | {"name": TEXT, "limit": NUMBER}),
     "alerts": ("The alerts of the range, newest first", False, RANGE | {"format": FORMAT}),
+    "refusals": ("The calls that a budget did not let through, newest first", False, RANGE | {
+        "budget": TEXT, "limit": NUMBER, "format": FORMAT,
+    }),
+    "changes": ("Who changed which budget when, newest first", False, RANGE),
     "spans": ("Stored spans by attribute: how many, which, and a sum", False, RANGE | {
         "sum": TEXT, "kind": {"type": "string", "enum": ["call", "attempt", "span"]}, "limit": NUMBER,
     }),
@@ -42,6 +46,7 @@ OTHERS: Mapping[str, str] = {
     "/api/v1/calls/{id}": "One call with its units, receipts and attempts",
     "/api/v1/traces/{id}": "All that is stored of a trace",
     "/api/v1/budgets": "How far each budget is spent",
+    "/api/v1/guard": "The budgets that enforce, for apps",
     "/api/v1/ledger": "What came and what became of it",
     "/api/v1/doctor": "Whether the ledger is right, and what to do if not",
     "/api/v1/openapi.json": "This document",
@@ -50,10 +55,20 @@ OTHERS: Mapping[str, str] = {
     "/healthz": "Whether what arrives is being stored",
 }
 POSTS: Mapping[str, str] = {
+    "/api/v1/budgets": "Put a new budget in force",
+    "/api/v1/reservations": "Hold the worst case of a call in every budget that covers it",
+    "/api/v1/reservations/renew": "Lengthen leases",
+    "/api/v1/reservations/settle": "Charge what calls cost",
     "/api/v1/reprice": "Price stored units again by the book in force",
     "/api/v1/alerts/test": "Send a test message to every channel",
     "/v1/traces": "Take an OTLP export of spans",
 }
+
+# Path, method, what it does.
+ORDERS_BY_ID: tuple[tuple[str, str, str], ...] = (
+    ("/api/v1/budgets/{id}", "put", "Put a budget in force in place of the one of its name"),
+    ("/api/v1/budgets/{id}", "delete", "Take a budget out of force"),
+)
 
 USD: Schema = {"type": ["string", "null"], "description": "USD with every digit; null when unknown"}
 COUNT: Schema = {"type": "integer", "minimum": 0}
@@ -101,7 +116,8 @@ def document(questions: Iterable[str]) -> dict[str, Any]:
     """Return the OpenAPI document of a collector that answers ``questions``."""
     paths: dict[str, Any] = {f"/api/v1/{name}": {"get": _question(name)} for name in questions}
     paths |= {path: {"get": _operation(told, path)} for path, told in OTHERS.items()}
-    paths |= {path: {"post": _operation(told, path)} for path, told in POSTS.items()}
+    for path, method, told in (*((path, "post", told) for path, told in POSTS.items()), *ORDERS_BY_ID):
+        paths.setdefault(path, {})[method] = _operation(told, path)
     return {
         "openapi": "3.1.0",
         "info": {"title": "Tallystick collector", "version": version("tallystick")},

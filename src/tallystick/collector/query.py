@@ -21,7 +21,7 @@ from zoneinfo import ZoneInfo
 from tallystick.collector.receipts import form_id_of, unfold
 from tallystick.errors import TallystickError
 from tallystick.model.budgets import Budget
-from tallystick.model.windows import window_at
+from tallystick.model.windows import Window, window_at
 
 Ask = Callable[..., list[tuple[Any, ...]]]
 Params = Sequence[tuple[str, str]]
@@ -442,37 +442,6 @@ def dimensions(ask: Ask, params: Params, now: datetime) -> Json:
     return {"name": name, "rows": [_named(("value", "calls"), row) for row in ask(sql, [*values, *asked.values])]}
 
 
-def budgets(ask: Ask, params: Params, now: datetime, configured: Sequence[Budget]) -> Json:
-    """Each budget with its current window, spend and alerts."""
-    _refuse_unknown(params, ())
-    return {"rows": [_budget(ask, budget, now) for budget in configured]}
-
-
-def _budget(ask: Ask, budget: Budget, now: datetime) -> Json:
-    window = window_at(budget, now)
-    spent_usd, unpriced_units = spent(ask, budget, window.start, window.end)
-    listed = ", ".join(ALERT)
-    sql = f"SELECT {listed} FROM alerts WHERE budget = ? AND window_start = ? ORDER BY raised_at, threshold"
-    raised = ask(sql, [budget.name, _naive(window.start)])
-    return {
-        "name": budget.name,
-        "scope": dict(budget.scope),
-        "limit_usd": _plain(budget.limit),
-        "action": budget.action,
-        "window": {
-            "kind": budget.window,
-            "timezone": budget.timezone,
-            "start": _iso(window.start),
-            "end": _iso(window.end),
-        },
-        "spent_usd": _plain(spent_usd),
-        "share": _plain(round(spent_usd / budget.limit, 6)),
-        "unpriced_units": unpriced_units,
-        "thresholds": [_plain(share, trim=False) for share in budget.thresholds],
-        "alerts": [_named(ALERT, row) for row in raised],
-    }
-
-
 def alerts(ask: Ask, params: Params, now: datetime) -> Json:
     """All alerts of the range, newest first."""
     asked = _range(params, now, filters=False)
@@ -482,6 +451,13 @@ def alerts(ask: Ask, params: Params, now: datetime) -> Json:
     """
     rows = ask(sql, [_naive(asked.start), _naive(asked.end)])
     return {"rows": [_named(("budget", *ALERT), row) for row in rows]}
+
+
+def alerts_of(ask: Ask, budget: Budget, window: Window) -> list[Json]:
+    """Return the alerts of the budget's window in force; of a rolling one those that were raised in it."""
+    which = "window_start = ?" if budget.rolling is None else "raised_at >= ?"
+    sql = f"SELECT {', '.join(ALERT)} FROM alerts WHERE budget = ? AND {which} ORDER BY raised_at, threshold"
+    return [_named(ALERT, row) for row in ask(sql, [budget.name, _naive(window.start)])]
 
 
 def spent(ask: Ask, budget: Budget, start: datetime, end: datetime) -> tuple[Decimal, int]:
@@ -504,6 +480,16 @@ def scope_where(budget: Budget, start: datetime, end: datetime) -> tuple[str, li
     return where, values
 
 
+def group_columns(budget: Budget) -> tuple[list[str], list[Any]]:
+    """Return the columns that make a group of ``budget``, and their values."""
+    columns, values = [], []
+    for name in budget.group_by:
+        column, more = _dimension(name)
+        columns.append(f"coalesce({column}, '')")
+        values += more
+    return columns, values
+
+
 AMOUNTS = {"usd": "sum(cost_usd)", "tokens": "sum(input_tokens + output_tokens)", "calls": "count(*)"}
 
 
@@ -516,11 +502,8 @@ def never_asked(
     ``part_us`` one per part of time, whose start in microseconds is the second value.
     """
     where, values = scope_where(budget, start, LATEST)
-    columns, grouped = ["NULL" if part_us is None else f"epoch_us(started_at) // {part_us} * {part_us}"], []
-    for name in budget.group_by:
-        column, more = _dimension(name)
-        columns.append(f"coalesce({column}, '')")
-        grouped += more
+    columns, grouped = group_columns(budget)
+    columns.insert(0, "NULL" if part_us is None else f"epoch_us(started_at) // {part_us} * {part_us}")
     listed = ", ".join(f"{column} AS c{number}" for number, column in enumerate(columns))
     sql = f"""
         SELECT value, found.* FROM meta LEFT JOIN (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from tallystick.collector import advice, doctor, export, lookup, metrics, openapi, patience, query
+from tallystick.collector import advice, doctor, export, lookup, metrics, openapi, patience, query, standings
 from tallystick.collector.access import HEADERS, Guard, error_answer
 from tallystick.collector.admission import Admission
 from tallystick.collector.alerting import Alerting
@@ -47,9 +47,11 @@ RANGED = {
     "alerts": query.alerts,
     "units": query.units,
     "spans": lookup.spans,
+    "refusals": standings.refusals,
+    "changes": standings.changes,
 }
 
-TABULAR = frozenset({"groups", "series", "calls", "units", "alerts"})
+TABULAR = frozenset({"groups", "series", "calls", "units", "alerts", "refusals"})
 """These have rows, and give them as CSV too."""
 
 
@@ -112,8 +114,20 @@ class Answers:
 
     async def budgets(self, request: Request) -> Response:
         """Answer how far each budget is spent."""
-        budgets = self.budgeting.budgets()
-        return await self._answer(lambda: query.budgets(self._ask, _params(request), _now(), budgets))
+        return await self._answer(lambda: standings.budgets(self._ask, _params(request), _now(), self.budgeting))
+
+    async def create_budget(self, request: Request) -> Response:
+        """Put a new budget in force."""
+        return await self._order(request, lambda told: standings.create(self.budgeting, told))
+
+    async def replace_budget(self, request: Request) -> Response:
+        """Put a budget in force in place of the one of its name."""
+        name = request.path_params["id"]
+        return await self._order(request, lambda told: standings.replace(self.budgeting, name, told))
+
+    async def delete_budget(self, request: Request) -> Response:
+        """Take a budget out of force."""
+        return await self._answer(lambda: standings.delete(self.budgeting, request.path_params["id"]))
 
     async def _tabular(self, request: Request, question: Callable[..., Any]) -> Response:
         def asked() -> Response:
@@ -146,7 +160,7 @@ class Answers:
         """Answer the ledger and the budgets as Prometheus' text."""
 
         def asked() -> Response:
-            budgets = query.budgets(self._ask, (), _now(), self.budgeting.budgets())["rows"]
+            budgets = standings.budgets(self._ask, (), _now(), self.budgeting)["rows"]
             healthy = (self.journal.fault or self.applier.trouble()) is None
             return Response(
                 metrics.text(self._ledger(), budgets, healthy=healthy), 200, HEADERS, media_type=metrics.MEDIA_TYPE
@@ -155,7 +169,11 @@ class Answers:
         return await self._answer(asked)
 
     async def reprice(self, request: Request) -> Response:
-        """Price stored units again; the body is JSON (a page of another site cannot send that unasked)."""
+        """Price stored units again."""
+        return await self._order(request, self.prices.price_again)
+
+    async def _order(self, request: Request, order: Callable[[Mapping[str, Any]], Any]) -> Response:
+        """Do what the body says, which is JSON: a page of another site cannot send that unasked."""
         if not _is_json(request):
             return error_answer(415, "unsupported", "send the body as application/json")
         body = b""
@@ -173,7 +191,7 @@ class Answers:
             asked = None
         if not isinstance(asked, dict):
             return error_answer(400, "bad_parameter", "the body is no JSON object")
-        return await self._answer(lambda: self.prices.price_again(asked))
+        return await self._answer(lambda: order(asked))
 
     async def ledger(self, request: Request) -> Response:
         """Answer what came and what became of it."""
@@ -197,6 +215,8 @@ class Answers:
             return error_answer(400, "bad_parameter", str(error))
         except query.NotFoundError as error:
             return error_answer(404, "not_found", str(error))
+        except standings.ConflictError as error:
+            return error_answer(409, "conflict", str(error))
         except QueryTimeoutError as error:
             return error_answer(504, "timeout", str(error))
         except StoreError as error:
@@ -246,6 +266,9 @@ def application(receiver: Receiver, answers: Answers, settings: CollectorSetting
             Route("/readyz", answers.ready),
             Route("/metrics", answers.metrics),
             Route("/api/v1/budgets", answers.budgets),
+            Route("/api/v1/budgets", answers.create_budget, methods=["POST"]),
+            Route("/api/v1/budgets/{id:path}", answers.replace_budget, methods=["PUT"]),
+            Route("/api/v1/budgets/{id:path}", answers.delete_budget, methods=["DELETE"]),
             Route("/api/v1/ledger", answers.ledger),
             Route("/api/v1/openapi.json", _described),
             Route("/api/v1/calls/{id}", answers.call),

@@ -307,12 +307,21 @@ def _table(path: Path, kind: type[Table], name: str, file: Mapping[str, Any], gi
 
 def _budget(path: Path, number: int, entry: Mapping[str, Any]) -> BudgetSettings:
     try:
-        return BudgetSettings(**entry)
-    except ValidationError as error:
+        budget_from(entry)
+    except SettingsError as error:
         label = repr(entry["name"]) if entry.get("name") else f"number {number}"
-        raise SettingsError(
-            f"{path}: [[budget]] {label}: {_finding(_first(error), BudgetSettings)}{_more(error)}"
-        ) from error
+        raise SettingsError(f"{path}: [[budget]] {label}: {error}") from error
+    return BudgetSettings(**entry)
+
+
+def budget_from(entry: Mapping[str, Any]) -> Budget:
+    """Return the budget that ``entry`` describes; raises SettingsError, which names the key and what is allowed."""
+    try:
+        return BudgetSettings(**entry).budget()
+    except ValidationError as error:  # which is a ValueError too
+        raise SettingsError(f"{_finding(_first(error), BudgetSettings)}{_more(error)}") from error
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
 
 
 def _read(path: Path, *, wanted: bool) -> dict[str, Any]:
@@ -332,10 +341,6 @@ def _read(path: Path, *, wanted: bool) -> dict[str, Any]:
 def _check_budgets(path: Path, settings: Settings) -> None:
     names: set[str] = set()
     for position, entry in enumerate(settings.budget, start=1):
-        try:
-            entry.budget()
-        except ValueError as error:
-            raise SettingsError(f"{path}: [[budget]] {entry.name!r}: {error}") from error
         if entry.name in names:
             raise SettingsError(
                 f"{path}: [[budget]] {entry.name!r}: the name stands twice (again at {position}.); each once"
