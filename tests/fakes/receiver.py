@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ class Receiver:
     def __init__(self, url: str) -> None:
         self.url = url
         self.behaviour = "ok"
+        self.answer = b""
+        """What follows a 200."""
+        self.headers: list[dict[str, str]] = []
         self.bodies: list[bytes] = []
         self.sent_bytes = 0
 
@@ -40,6 +44,9 @@ def running_receiver() -> Iterator[Receiver]:
                 stopped.wait(30)
                 return
             status = int(receiver.behaviour) if receiver.behaviour.isdigit() else 200
+            if self.headers["Content-Encoding"] == "gzip":
+                body = gzip.decompress(body)
+            receiver.headers.append(dict(self.headers))
             if status == 200:
                 receiver.bodies.append(body)
             self.send_response(status)
@@ -54,8 +61,10 @@ def running_receiver() -> Iterator[Receiver]:
                     self.wfile.write(b"X: y\r\n")
                 return
             size = 50_000_000 if receiver.behaviour == "big" else 0
-            self.send_header("Content-Length", str(size))
+            self.send_header("Content-Length", str(size or len(receiver.answer)))
+            self.send_header("Location", "/elsewhere")
             self.end_headers()
+            self.wfile.write(b"" if size else receiver.answer)
             for _ in range(size // 50_000):
                 receiver.sent_bytes += self.wfile.write(b"x" * 50_000)
 

@@ -5,20 +5,18 @@ from __future__ import annotations
 import logging
 import math
 import socket
-import ssl
-from base64 import b64encode
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from http.client import HTTPConnection, HTTPException, HTTPSConnection, IncompleteRead, RemoteDisconnected
-from ipaddress import ip_address
+from http.client import HTTPException, IncompleteRead, RemoteDisconnected
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, unquote, urlsplit
-from urllib.request import Request, getproxies, proxy_bypass
+from urllib.parse import urlsplit
+from urllib.request import Request
 
 from slack_sdk.webhook import WebhookClient, WebhookResponse
 
+from tallystick.alerts.outside import connection_to, is_url
 from tallystick.errors import DeliveryDelayedError, DeliveryRefusedError
 
 if TYPE_CHECKING:
@@ -60,7 +58,7 @@ class Slack:
     def __init__(
         self, webhook_url: str, *, deadline_s: float = DEADLINE_S, clock: Callable[[], datetime] = utc_now
     ) -> None:
-        if not _is_url(webhook_url):
+        if not is_url(webhook_url):
             raise ValueError("the Slack webhook URL is not a URL; one looks like https://hooks.slack.com/services/...")
         self._webhook_url = webhook_url
         self._deadline_s = deadline_s
@@ -184,7 +182,7 @@ class _Exchange(WebhookClient):
     def _perform_http_request_internal(self, url: str, req: Request) -> WebhookResponse:
         parts = urlsplit(url)
         # Longer than the deadline, so that only one of the two ever ends a try; this one ends a thread that was left.
-        connection = _connection(parts, self.deadline_s + 1)
+        connection = connection_to(parts, self.deadline_s + 1)
         with closing(connection):
             connection.connect()
             self._start_sending(connection.sock)
@@ -198,62 +196,6 @@ class _Exchange(WebhookClient):
         return WebhookResponse(
             url=url, status_code=response.status, body=body.decode(errors="replace"), headers=headers
         )
-
-
-def _connection(parts: SplitResult, timeout_s: float) -> HTTPConnection:
-    """Return a connection that is not open yet, through the environment's proxy when there is one for this host."""
-    host = parts.hostname or ""
-    secure = {"context": ssl.create_default_context()} if parts.scheme == "https" else {}
-    connect: Callable[..., HTTPConnection] = HTTPSConnection if secure else HTTPConnection
-    proxy = _proxy(parts)
-    if proxy is None:
-        return connect(host, parts.port, timeout=timeout_s, **secure)
-    connection = connect(proxy.hostname, proxy.port, timeout=timeout_s, **secure)
-    connection.set_tunnel(host, parts.port, headers=_proxy_headers(proxy))
-    return connection
-
-
-def _proxy(target: SplitResult) -> SplitResult | None:
-    """Return the proxy that the environment names for ``target``, or None; loopback never has one."""
-    host = target.hostname or ""
-    named = getproxies().get(target.scheme)
-    if not named or _is_loopback(host) or proxy_bypass(host):
-        return None
-    proxy = urlsplit(named if "://" in named else f"http://{named}")
-    if not proxy.hostname or not _has_port(proxy):
-        raise OSError(f"the proxy that {target.scheme}_proxy names is no URL; one looks like http://host:3128")
-    return proxy
-
-
-def _proxy_headers(proxy: SplitResult) -> dict[str, str]:
-    if proxy.username is None:
-        return {}
-    pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
-    return {"Proxy-Authorization": f"Basic {b64encode(pair.encode()).decode()}"}
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:  # a name
-        return host == "localhost" or host.endswith(".localhost")
-
-
-def _is_url(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-    except ValueError:  # "https://[": no IPv6 address
-        return False
-    clean = text.isascii() and text.isprintable() and " " not in text
-    return clean and parts.scheme in ("http", "https") and bool(parts.hostname) and _has_port(parts)
-
-
-def _has_port(parts: SplitResult) -> bool:
-    """Tell whether the port of ``parts`` is a number, or left out."""
-    try:
-        return parts.port is None or parts.port > 0
-    except ValueError:
-        return False
 
 
 def _reason(error: OSError | HTTPException) -> str:

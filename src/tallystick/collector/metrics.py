@@ -40,6 +40,13 @@ def _lines(ledger: Mapping[str, Any], budgets: Sequence[Mapping[str, Any]], *, h
         yield from _metric(
             f"journal_{name}", "gauge", f"The journal's {name.replace('_', ' ')}.", [({}, journal[name])]
         )
+    if forward := ledger["forward"]:
+        yield from _metric("forward_behind_bytes", "gauge", "What the second endpoint has not got yet.", [
+            ({}, forward["behind_bytes"]),
+        ])  # fmt: skip
+        yield from _metric("forward_refused_records_total", "counter", "Records that it refused for good.", [
+            ({}, forward["refused_records"]),
+        ])  # fmt: skip
     if prices["age_days"] is not None:
         yield from _metric("prices_age_days", "gauge", "How old the price book is.", [({}, prices["age_days"])])
     for name in ("spent_usd", "limit_usd", "unpriced_units"):

@@ -25,6 +25,7 @@ from tallystick.collector.admission import Admission
 from tallystick.collector.alerting import Alerting
 from tallystick.collector.apply import Applier
 from tallystick.collector.budgeting import Budgeting
+from tallystick.collector.forward import Forwarder
 from tallystick.collector.journal import Journal, Position
 from tallystick.collector.prices import Prices
 from tallystick.collector.receive import Receiver
@@ -66,6 +67,7 @@ class Answers:
     prices: Prices
     budgeting: Budgeting
     alerting: Alerting
+    forwarder: Forwarder | None
     begun: Position = field(init=False)
     """How far the journal was when the collector started."""
 
@@ -252,6 +254,7 @@ class Answers:
                 "damaged_bytes": counts.get("damaged_bytes", 0) + counts.get("damaged_spool_bytes", 0),
             },
             "prices": {"version": version, "age_days": age_days, "fault": self.prices.shelf.fault},
+            "forward": self.forwarder.state() if self.forwarder else None,
         }  # fmt: skip
 
 

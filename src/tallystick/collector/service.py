@@ -19,6 +19,7 @@ from tallystick.collector.apply import Applier
 from tallystick.collector.budgeting import Budgeting
 from tallystick.collector.decode import Decoder
 from tallystick.collector.folder import Folder, own
+from tallystick.collector.forward import Forwarder
 from tallystick.collector.journal import Journal
 from tallystick.collector.making import Here
 from tallystick.collector.own import settle_in
@@ -73,11 +74,28 @@ class Service:
         self.applier = Applier(self.journal, open_store, maker, quarantine, collector.group_ms)
         self.prices = Prices(shelf, self.journal, self.applier)
         self.adopter = Adopter(collector.spool, self.journal)
+        self.forwarder = (
+            Forwarder(
+                self.journal,
+                collector.forward_url,
+                {name: value.get_secret_value() for name, value in collector.forward_headers.items()},
+                folder.path / "forward.json",
+            )
+            if collector.forward_url
+            else None
+        )
         self.budgeting = Budgeting(self.settings.budgets(), self.journal, self.applier)
         self.alerting = Alerting(self.settings, self.journal, self.applier, self.budgeting.budgets)
         self.pool = ThreadPoolExecutor(collector.query_threads, thread_name_prefix="tallystick-query")
         answers = Answers(
-            self.applier, self.journal, self.settings, self.pool, self.prices, self.budgeting, self.alerting
+            self.applier,
+            self.journal,
+            self.settings,
+            self.pool,
+            self.prices,
+            self.budgeting,
+            self.alerting,
+            self.forwarder,
         )
         self.app = application(Receiver(self.journal, collector), answers, collector)
         config = uvicorn.Config(
@@ -109,6 +127,8 @@ class Service:
         self.applier.start()
         self.prices.start()
         self.adopter.start()
+        if self.forwarder:
+            self.forwarder.start()
         self.budgeting.start()
         self.alerting.start()
         await self.server.serve(sockets=[self.socket])
@@ -122,6 +142,8 @@ class Service:
         self.socket.close()
         self.pool.shutdown(cancel_futures=True)
         self.adopter.stop()
+        if self.forwarder:
+            self.forwarder.stop()
         self.prices.stop()
         self.alerting.stop()
         self.budgeting.stop()

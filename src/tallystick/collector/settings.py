@@ -19,6 +19,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from tallystick.alerts.outside import is_url
 from tallystick.errors import SettingsError
 from tallystick.model.budgets import FAIL, ON_UNBOUNDED, ON_UNPRICED, THRESHOLDS, WINDOWS, Budget
 from tallystick.model.places import DEFAULT_COLLECTOR_PORT, data_dir, spool_dir
@@ -111,6 +112,12 @@ class CollectorSettings(_Table):
     query_timeout_s: float = Field(
         default=30.0, gt=0, description="A question that takes longer is broken off, in seconds."
     )
+    forward_url: str | None = Field(
+        default=None, description="A second OTLP/HTTP endpoint that is sent all that arrives, without /v1/traces."
+    )
+    forward_headers: dict[str, SecretStr] = Field(
+        default_factory=dict, description='Headers for it, as { Authorization = "..." }.'
+    )
 
     @field_validator("host")
     @classmethod
@@ -121,6 +128,13 @@ class CollectorSettings(_Table):
             return str(ipaddress.ip_address(host.strip("[]")))
         except ValueError:
             raise ValueError("is no address of this machine; 127.0.0.1, ::1, localhost or an IP address is") from None
+
+    @field_validator("forward_url")
+    @classmethod
+    def _is_endpoint(cls, url: str | None) -> str | None:
+        if url is not None and not (url.startswith(("http://", "https://")) and is_url(url)):
+            raise ValueError("is no URL; one looks like https://otlp.example:4318")
+        return url
 
     @property
     def is_loopback(self) -> bool:
