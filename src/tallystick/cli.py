@@ -76,6 +76,27 @@ def explain(args: argparse.Namespace) -> int:
     return run(collector=args.collector, call=args.call)
 
 
+def tail(args: argparse.Namespace) -> int:
+    """Print each call as it comes, until ctrl-C."""
+    from tallystick.watch import tail as run
+
+    return run(args.collector, args.service, args.model, failed=args.failed)
+
+
+def top(args: argparse.Namespace) -> int:
+    """Show what is being spent, by model, feature or user, until ctrl-C."""
+    from tallystick.watch import top as run
+
+    return run(args.collector, args.by, args.since)
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Say whether the ledger is right, and what to do if not."""
+    from tallystick.watch import doctor as run
+
+    return run(args.collector)
+
+
 def prices(args: argparse.Namespace) -> int:
     """Show the rates of a model on a day, fetch younger ones, compare them with another list."""
     if args.action == "update":
@@ -160,9 +181,9 @@ def run_app(args: argparse.Namespace) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    top = argparse.ArgumentParser(prog="tallystick", description="Exact cost tracking for apps that call LLM APIs.")
-    top.add_argument("--version", action="version", version=f"tallystick {__version__}")
-    commands = top.add_subparsers(dest="name", metavar="COMMAND", required=True)
+    whole = argparse.ArgumentParser(prog="tallystick", description="Exact cost tracking for apps that call LLM APIs.")
+    whole.add_argument("--version", action="version", version=f"tallystick {__version__}")
+    commands = whole.add_subparsers(dest="name", metavar="COMMAND", required=True)
 
     def command(function, name: str | None = None) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
         added = commands.add_parser(name or function.__name__, help=function.__doc__, description=function.__doc__)
@@ -210,6 +231,21 @@ def parser() -> argparse.ArgumentParser:
     explaining = command(explain)
     with_collector(explaining)
     explaining.add_argument("call", help="the id of a call, 16 hex digits, or its beginning")
+
+    tailing = command(tail)
+    with_collector(tailing)
+    tailing.add_argument(
+        "--service", action="append", default=[], metavar="NAME", help="only this one; may be repeated"
+    )
+    tailing.add_argument("--model", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
+    tailing.add_argument("--failed", action="store_true", help="only calls that failed")
+
+    topping = command(top)
+    with_collector(topping)
+    topping.add_argument("--by", default="model", help="model, feature, user ... (default: %(default)s)")
+    topping.add_argument("--since", default="1h", help="30m, 24h, 7d ... (default: %(default)s)")
+
+    with_collector(command(doctor))
 
     pricing = command(prices).add_subparsers(dest="action", metavar="ACTION", required=True)
     shown = pricing.add_parser("show", help="the rates of a model")
@@ -268,7 +304,7 @@ def parser() -> argparse.ArgumentParser:
     running = commands.add_parser("run", help=run_app.__doc__, prefix_chars="\0", add_help=False)
     running.add_argument("command", nargs=argparse.REMAINDER)
     running.set_defaults(function=run_app)
-    return top
+    return whole
 
 
 def _port(text: str) -> int:

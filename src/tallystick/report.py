@@ -31,16 +31,16 @@ Answer = Mapping[str, Any]
 def report(collector: str, by: str, since: str) -> int:
     """Print the totals since then, and one line for each value of the dimension ``by``, dearest first."""
     end = datetime.now(UTC)
-    window = {"start": _iso(since_when(since, end)), "end": _iso(end)}
+    window = {"start": iso(since_when(since, end)), "end": iso(end)}
     asked = Collector(collector)
     totals = asked.ask("totals", window)
     rows = asked.ask("groups", {**window, "by": by})["rows"] if totals["calls"] else []
-    console = _console()
+    console = terminal()
     for line in totals_lines(totals, since):
         _say(console, line)
     if rows:
         console.print()
-        console.print(_groups_table(rows, by, console.width))
+        console.print(groups_table(rows, by, console.width))
         _say_unpriced(console, totals)
     return 0
 
@@ -55,7 +55,7 @@ def explain(collector: str, call: str) -> int:
         if error.status == HTTPStatus.NOT_FOUND:
             raise UnknownCallError(call, error.detail) from error
         raise
-    console = _console()
+    console = terminal()
     _head(console, answer["call"])
     _attempts(console, answer["attempts"])
     if not answer["units"]:
@@ -90,11 +90,13 @@ def _moment(text: str) -> datetime | None:
         return None
 
 
-def _iso(at: datetime) -> str:
+def iso(at: datetime) -> str:
+    """Return ``at`` as the collector's API takes times."""
     return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def _console() -> Console:
+def terminal() -> Console:
+    """Return the terminal that a command writes to."""
     # Names from outside are printed as they are: no markup, no :emoji:, no colour for what looks like a number.
     return Console(markup=False, emoji=False, highlight=False)
 
@@ -158,7 +160,7 @@ def _short(number: int) -> str:
 FIGURES = ("spend", "share", "calls", "failed", "tries", "in", "cached", "out", "unpriced")
 
 
-def _groups_table(rows: Sequence[Answer], by: str, width: int) -> Table:
+def groups_table(rows: Sequence[Answer], by: str, width: int) -> Table:
     """Return the table for a terminal of ``width`` columns: only the names give way, a figure is never cut."""
     total = sum((Decimal(row["spend_usd"] or 0) for row in rows), Decimal())
     cells = [_cells(row, total) for row in rows]
@@ -206,7 +208,7 @@ def _head(console: Console, call: Answer) -> None:
     _say(console, f"Call {call['id']}: {what} ({clean(call['provider'])})")
     _say(
         console,
-        f"{started:%Y-%m-%d %H:%M:%S %Z}, {_seconds(call['latency_ms'])}, {_plural(call['attempts'], 'attempt')}",
+        f"{started:%Y-%m-%d %H:%M:%S %Z}, {seconds(call['latency_ms'])}, {_plural(call['attempts'], 'attempt')}",
     )
     _say(console, f"Outcome: {_outcome(call)}")
     facts = [(name, call[name]) for name in FACTS]
@@ -225,7 +227,8 @@ def _outcome(call: Answer) -> str:
     return "; ".join(told)
 
 
-def _seconds(milliseconds: float | None) -> str:
+def seconds(milliseconds: float | None) -> str:
+    """Return a duration as a terminal says it."""
     if milliseconds is None:
         return "unknown duration"
     return f"{milliseconds:.0f} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.2f} s"
@@ -244,7 +247,7 @@ def _attempts(console: Console, attempts: Sequence[Answer]) -> None:
             str(row["number"] + 1),
             str(row["status"] or "none"),
             clean(row["outcome"]).replace("_", " "),
-            _seconds(row["duration_ms"]),
+            seconds(row["duration_ms"]),
             "" if asked is None else f"{asked:g} s",
             Text(clean(row["request_id"] or "")),
         )

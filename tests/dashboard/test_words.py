@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fakes.collector_answers import HOSTILE
 from tallystick.dashboard import words
-from tallystick.model.failures import Outcome
+from tallystick.model.failures import TOLD, Outcome
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -114,7 +114,7 @@ def test_a_full_time_names_its_zone() -> None:
 @pytest.mark.parametrize("outcome", Outcome)
 def test_every_outcome_has_words(outcome: Outcome) -> None:
     assert "_" not in words.outcome(outcome)
-    assert outcome.value in words.OUTCOMES
+    assert outcome.value in TOLD
 
 
 def test_an_outcome_of_a_newer_version_is_shown_as_it_came() -> None:

@@ -96,6 +96,36 @@ BY_STOP_REASON = {
 }
 
 
+TOLD: dict[str, str] = {
+    Outcome.OK: "answered",
+    Outcome.RATE_LIMITED: "rate limit of the provider",
+    Outcome.QUOTA: "quota or credit used up at the provider",
+    Outcome.OVERLOADED: "provider overloaded",
+    Outcome.TIMEOUT_CONNECT: "no connection in time",
+    Outcome.TIMEOUT_POOL: "no free connection in the app in time",
+    Outcome.TIMEOUT_READ: "no answer in time",
+    Outcome.TIMEOUT_WRITE: "request not sent in time",
+    Outcome.TIMEOUT_SERVER: "provider timed out",
+    Outcome.CONNECTION: "connection failed",
+    Outcome.AUTH: "API key refused",
+    Outcome.PERMISSION: "not permitted for this key",
+    Outcome.NOT_FOUND: "no such model or address",
+    Outcome.INVALID_REQUEST: "request refused as invalid",
+    Outcome.TOO_LARGE: "request too large",
+    Outcome.CONTEXT_LENGTH: "longer than the model's context",
+    Outcome.REFUSAL: "refused by the model or its filter",
+    Outcome.TRUNCATED: "cut at the output limit",
+    Outcome.SERVER_ERROR: "error in the provider",
+    Outcome.STREAM_INTERRUPTED: "stream broke off",
+    Outcome.INVALID_OUTPUT: "answer did not parse",
+    Outcome.CANCELLED: "cancelled by the app",
+    Outcome.ABANDONED: "stream closed early by the app",
+    Outcome.BUDGET_BLOCKED: "blocked by a budget, nothing was sent",
+    Outcome.UNKNOWN: "failed, cause unknown",
+}
+"""How a call ended, as the pages and the terminal say it."""
+
+
 def outcome_of_status(status: int, *codes: str | None, message: str = "") -> Outcome:
     """Return how an HTTP answer with ``status`` ended, told by the wire's ``codes`` first, then by the status.
 
