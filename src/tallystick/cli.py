@@ -22,6 +22,7 @@ EXTRAS = {
         ),
         "collector",
     ),
+    "grpc": "grpc",
     **dict.fromkeys(("streamlit", "pandas", "altair"), "dashboard"),
     **dict.fromkeys(("anthropic", "openai"), "demo"),
 }

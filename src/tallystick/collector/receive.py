@@ -68,13 +68,13 @@ class Receiver:
     async def _take(self, media: str, encoding: str, body: bytes) -> Response:
         received_ns = time.time_ns()
         if len(body) > THREAD_BYTES:
-            record, rejected = await asyncio.to_thread(self._record, media, encoding, body, received_ns)
+            record, rejected = await asyncio.to_thread(self.record, media, encoding, body, received_ns)
         else:
-            record, rejected = self._record(media, encoding, body, received_ns)
+            record, rejected = self.record(media, encoding, body, received_ns)
         await asyncio.wrap_future(self.journal.append_encoded(record))
         return Response(otlp.answer(media, rejected), media_type=media)
 
-    def _record(self, media: str, encoding: str, body: bytes, received_ns: int) -> tuple[bytes, Counter[str]]:
+    def record(self, media: str, encoding: str, body: bytes, received_ns: int) -> tuple[bytes, Counter[str]]:
         """Return the journal's record of a body, and why how many of its spans are not taken."""
         plain = otlp.inflate(body, encoding, self.settings.body_bytes_max)
         lost: Counter[str] = Counter()

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import uvicorn
@@ -32,6 +33,9 @@ from tallystick.collector.store import Store, open_or_set_aside
 from tallystick.collector.worker import Worker
 from tallystick.errors import PortTakenError, SettingsError
 from tallystick.pricing import Shelf
+
+if TYPE_CHECKING:
+    from tallystick.collector.rpc import RpcServer
 
 log = logging.getLogger("tallystick.collector")
 
@@ -97,7 +101,13 @@ class Service:
             self.alerting,
             self.forwarder,
         )
-        self.app = application(Receiver(self.journal, collector), answers, collector)
+        receiver = Receiver(self.journal, collector)
+        self.rpc: RpcServer | None = None
+        if collector.grpc_port is not None:
+            from tallystick.collector.rpc import RpcServer
+
+            self.rpc = RpcServer(receiver, collector, collector.grpc_port)
+        self.app = application(receiver, answers, collector)
         config = uvicorn.Config(
             self.app,
             http=PatientProtocol,
@@ -130,6 +140,8 @@ class Service:
         if self.forwarder:
             self.forwarder.start()
         self.budgeting.start()
+        if self.rpc:
+            self.rpc.start()
         self.alerting.start()
         await self.server.serve(sockets=[self.socket])
 
@@ -140,6 +152,8 @@ class Service:
     def close(self) -> None:
         """End every part: first what brings work, last what holds it."""
         self.socket.close()
+        if self.rpc:
+            self.rpc.stop()
         self.pool.shutdown(cancel_futures=True)
         self.adopter.stop()
         if self.forwarder:

@@ -76,6 +76,9 @@ class CollectorSettings(_Table):
     token_file: Path | None = Field(default=None, description="Or a file that holds the token, its owner's alone.")
     tls_certificate: Path | None = Field(default=None, description="A PEM file; with it HTTPS is spoken, nothing else.")
     tls_key: Path | None = Field(default=None, description="The certificate's key, when that file does not hold it.")
+    grpc_port: int | None = Field(
+        default=None, ge=0, le=65535, description="Where OTLP over gRPC is received too, 4317 by custom."
+    )
     data: Path = Field(
         default_factory=lambda: data_dir(os.environ),
         description="The data folder. Default: TALLYSTICK_DATA, else XDG's data home.",
