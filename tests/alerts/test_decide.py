@@ -40,7 +40,7 @@ def test_an_alert_says_what_was_spent_of_what_and_when() -> None:
     alert = due_alert(TEAM, DAY, Decimal("8.5"), [])
 
     assert alert is not None
-    assert (alert.budget, alert.window, alert.spent_usd, alert.limit_usd) == (TEAM, DAY, Decimal("8.5"), Decimal(10))
+    assert (alert.budget, alert.window, alert.spent, alert.limit) == (TEAM, DAY, Decimal("8.5"), Decimal(10))
     assert alert.share == Decimal("0.85")
 
 

@@ -26,9 +26,7 @@ HOSTILE = [
 
 
 def alert(spent_usd: str = "8.12", threshold: str = "0.8", budget: Budget = CHAT) -> Alert:
-    return Alert(
-        budget=budget, window=window_at(budget, NOON), threshold=Decimal(threshold), spent_usd=Decimal(spent_usd)
-    )
+    return Alert(budget=budget, window=window_at(budget, NOON), threshold=Decimal(threshold), spent=Decimal(spent_usd))
 
 
 def header(message: Message) -> str:
@@ -103,7 +101,7 @@ def test_the_window_is_told_in_words(budget: Budget, says: str) -> None:
 
 
 def test_the_figures_are_spent_left_pace_and_reset() -> None:
-    message = slack_message(alert(), replace(CONTEXT, pace_usd_per_hour=Decimal("0.94")))
+    message = slack_message(alert(), replace(CONTEXT, pace_per_hour=Decimal("0.94")))
 
     assert field(message, "Spent") == "$8.12 of $10.00 (81 %)"
     assert field(message, "Left") == "$1.88"
@@ -123,7 +121,7 @@ def test_the_figures_are_spent_left_pace_and_reset() -> None:
     ],
 )
 def test_the_pace_says_when_the_limit_would_be_passed(spent_usd: str, pace: str | None, says: str) -> None:
-    context = replace(CONTEXT, pace_usd_per_hour=None if pace is None else Decimal(pace))
+    context = replace(CONTEXT, pace_per_hour=None if pace is None else Decimal(pace))
 
     assert field(slack_message(alert(spent_usd), context), "Pace") == says
 
@@ -250,7 +248,7 @@ def test_without_a_usable_dashboard_url_there_are_no_links(url: str | None) -> N
 
 
 def test_a_message_that_comes_after_its_window_says_so() -> None:
-    message = slack_message(alert(), replace(CONTEXT, at=NOON + timedelta(days=1), pace_usd_per_hour=Decimal(1)))
+    message = slack_message(alert(), replace(CONTEXT, at=NOON + timedelta(days=1), pace_per_hour=Decimal(1)))
 
     assert header(message) == "⚠️ chat: 81 % of $10.00 spent on Fri 20 Nov"
     assert field(message, "Window") == "over since 00:00 CET"

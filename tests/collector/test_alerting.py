@@ -174,3 +174,44 @@ def test_a_hanging_slack_does_not_hold_up_ingest(tmp_path: Path) -> None:
 
         assert time.monotonic() - begun < 5
         assert running.request("GET", "/healthz")[0] == 200
+
+
+def test_a_budget_of_tokens_by_user_tells_of_the_user_who_passed_it_in_tokens(tmp_path: Path) -> None:
+    budget = """
+    [[budget]]
+    name = "each user"
+    limit_tokens = 100_000
+    group_by = ["user"]
+    window = "rolling 2h"
+    thresholds = [0.5, 1.0]
+    """
+    with running_slack() as slack:
+        head = f"[alerts]\nevery_ms = 20\nslack_webhook_url = '{slack.url}'\n"
+        with running_collector(tmp_path, head + budget) as running:
+            running.send(otlp_call(usage={"input_tokens": 40_000, "output_tokens": 20_000}, user__id="u1"))
+            running.send(otlp_call(usage={"input_tokens": 40_000, "output_tokens": 0}, user__id="u2"))
+            running.send(otlp_call(usage={"input_tokens": 1, "output_tokens": 0}, user__id="u1"))
+            (first,) = slack.wait_for(1)
+            running.send(otlp_call(usage={"input_tokens": 40_000, "output_tokens": 0}, user__id="u2"))
+            _, second = slack.wait_for(2)
+        with running_collector(tmp_path, head + budget) as running:
+            running.send(otlp_call(usage={"input_tokens": 1, "output_tokens": 0}, user__id="u1"))
+            time.sleep(0.3)
+            (row,) = running.ask("budgets")["rows"]
+            assert len(slack.messages) == 2, "a restart tells nothing again"
+
+    assert "60,000 tokens of 100,000 tokens (60 %)" in first["text"]
+    assert "the last 2 h, rolling" in first["text"]
+    assert "`u1`" in str(first["blocks"])
+    assert "80,000 tokens of 100,000 tokens (80 %)" in second["text"]
+    assert [(alert["group"], alert["spent"], alert["unit"]) for alert in row["alerts"]] == [
+        ({"user": "u1"}, "60000", "tokens"), ({"user": "u2"}, "80000", "tokens"),
+    ]  # fmt: skip
+
+
+def test_the_message_of_a_budget_that_blocks_says_so(tmp_path: Path) -> None:
+    with running_slack() as slack, running_collector(tmp_path, config(slack, action="'block'")) as running:
+        spend(running, 4)
+        (message,) = slack.wait_for(1)
+
+    assert "Calls that do not fit are refused before they are sent." in message["text"]

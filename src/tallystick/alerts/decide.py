@@ -21,27 +21,27 @@ class Alert:
     window: Window
     threshold: Decimal
     """The share of the limit that was crossed; 0.8 is 80 %."""
-    spent_usd: Decimal
-    """The spend in the window when the alert became due, in USD."""
+    spent: Decimal
+    """What was spent in the window when the alert became due, in the budget's unit."""
 
     @property
-    def limit_usd(self) -> Decimal:
-        """The budget's limit, in USD."""
+    def limit(self) -> Decimal:
+        """The budget's limit, in its unit."""
         return self.budget.limit
 
     @property
     def share(self) -> Decimal:
         """What was spent, as a share of the limit; it may be above the threshold."""
-        return self.spent_usd / self.limit_usd
+        return self.spent / self.limit
 
 
-def due_alert(budget: Budget, window: Window, spent_usd: Decimal, told: Collection[Decimal]) -> Alert | None:
+def due_alert(budget: Budget, window: Window, spent: Decimal, told: Collection[Decimal]) -> Alert | None:
     """Return the alert that is due for ``budget`` in ``window``, or None.
 
     ``told`` are the thresholds already announced in this window.  When one batch jumps over several thresholds only
     the highest is due: one message, not three.  Spend that falls again, because a price was corrected, tells nothing.
     """
-    crossed = [share for share in budget.thresholds if spent_usd >= share * budget.limit]
+    crossed = [share for share in budget.thresholds if spent >= share * budget.limit]
     if not crossed or max(crossed) <= max(told, default=Decimal(0)):
         return None
-    return Alert(budget=budget, window=window, threshold=max(crossed), spent_usd=spent_usd)
+    return Alert(budget=budget, window=window, threshold=max(crossed), spent=spent)

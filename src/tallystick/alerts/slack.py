@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
-from tallystick.model.money import show_usd
+from tallystick.model.money import show_amount, show_usd
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,8 +63,8 @@ class Context:
     """Now; when it lies behind the alert's window, the message says that it is late."""
     dashboard_url: str | None = None
     """Where the dashboard is served, without a path; None leaves the links out."""
-    pace_usd_per_hour: Decimal | None = None
-    """The spend of the last hour (or of the window, when it is younger), in USD per hour; None when not known."""
+    pace_per_hour: Decimal | None = None
+    """What went in the last hour (or in the window, when it is younger), in the budget's unit; None when not known."""
     contributors: tuple[Contributor, ...] = ()
     """Dearest first; the first three are shown."""
     dearest_call: DearestCall | None = None
@@ -131,7 +131,7 @@ class _Told:
     def header(self) -> str:
         """Return ``chat: 80 % of $10.00 spent today``; the name gives way when it is too long."""
         emoji, _ = _level(self.alert)
-        rest = f": {_percent(self.alert.share)} % of {show_usd(self.alert.limit_usd)} spent {self._when()}"
+        rest = f": {_percent(self.alert.share)} % of {self._shown(self.alert.limit)} spent {self._when()}"
         room = HEADER_CHARS_MAX - _size(f"{emoji} {rest}")
         return f"{emoji} {_plain(self.alert.budget.name, min(room, NAME_CHARS_MAX))}{rest}"
 
@@ -141,11 +141,14 @@ class _Told:
         return f"*{level}:* budget {_code(self.alert.budget.name)} passed {threshold} of its limit. {self._scope()}"
 
     def figures(self) -> list[tuple[str, str]]:
-        alert, left = self.alert, self.alert.limit_usd - self.alert.spent_usd
-        spent = f"{show_usd(alert.spent_usd)} of {show_usd(alert.limit_usd)} ({_percent(alert.share)} %)"
-        rest = ("Over by", show_usd(-left)) if left < 0 else ("Left", show_usd(left))
+        alert, left = self.alert, self.alert.limit - self.alert.spent
+        spent = f"{self._shown(alert.spent)} of {self._shown(alert.limit)} ({_percent(alert.share)} %)"
+        rest = ("Over by", self._shown(-left)) if left < 0 else ("Left", self._shown(left))
         if self._is_late():
             return [("Spent", spent), rest, ("Window", f"over since {self._stamp(alert.window.end)}")]
+        if alert.budget.rolling is not None:
+            hours = alert.budget.rolling // timedelta(hours=1)
+            return [("Spent", spent), rest, ("Pace", self._pace(left)), ("Window", f"the last {hours} h, rolling")]
         resets = f"{_duration(alert.window.end - self.context.at)} ({self._stamp(alert.window.end)})"
         return [("Spent", spent), rest, ("Pace", self._pace(left)), ("Resets in", resets)]
 
@@ -169,7 +172,7 @@ class _Told:
         if self._is_late():
             return "*What happens now:* nothing; the window is over, and this message could not be delivered before."
         when = "What happens now" if self.alert.share >= 1 else "What happens at 100 %"
-        return f"*{when}:* this budget only warns; no call is refused. {following}"
+        return f"*{when}:* {self._consequence()} {following}"
 
     def links(self) -> str:
         """Return the ways into the dashboard; the filters are in the URL, so a link shows what the alert counted."""
@@ -195,16 +198,27 @@ class _Told:
             parts.append(f"{count:,} {'answer' if count == 1 else 'answers'} without a price, in no sum here")
         return "  ·  ".join(parts)
 
+    def _consequence(self) -> str:
+        budget = self.alert.budget
+        if budget.downgrade_to is not None:
+            return f"calls go to {_code(budget.downgrade_to)}."
+        if budget.enforces:
+            return "calls that do not fit are refused before they are sent."
+        return "this budget only warns; no call is refused."
+
     def fallback(self) -> str:
         _, level = _level(self.alert)
+        consequence = self._consequence()
         figures = [f"{name}: {value}" for name, value in self.figures()]
-        return f"{self.header()} ({level}). {'; '.join(figures)}. This budget only warns; no call is refused."
+        return f"{self.header()} ({level}). {'; '.join(figures)}. {consequence[0].upper()}{consequence[1:]}"
 
     def _is_late(self) -> bool:
-        return self.context.at >= self.alert.window.end
+        return self.alert.budget.rolling is None and self.context.at >= self.alert.window.end
 
     def _when(self) -> str:
         budget, window = self.alert.budget, self.alert.window
+        if budget.rolling is not None:
+            return f"in {budget.rolling // timedelta(hours=1)} h"
         if self._is_late() and budget.window == "day" and budget.reset_at == time():
             return f"on {self._local(window.start):%a %d %b}"
         if self._is_late():
@@ -222,21 +236,24 @@ class _Told:
         return f"It counts the calls with {', '.join(parts)}{more}."
 
     def _contributor(self, one: Contributor) -> str:
-        spent = self.alert.spent_usd
+        spent = self.alert.spent if self.alert.budget.unit == "usd" else None
         share = f" ({_percent(one.spend_usd / spent)} %)" if spent else ""
         return f"{_filter(one.dimension, one.value)}: {show_usd(one.spend_usd)}{share}"
 
-    def _pace(self, left_usd: Decimal) -> str:
-        pace = self.context.pace_usd_per_hour
+    def _shown(self, amount: Decimal) -> str:
+        return show_amount(amount, self.alert.budget.unit)
+
+    def _pace(self, left: Decimal) -> str:
+        pace = self.context.pace_per_hour
         if pace is None:
             return "not known yet"
-        shown = f"{show_usd(pace)} per hour"
-        if left_usd <= 0:
+        shown = f"{self._shown(pace)} per hour"
+        if left <= 0 or self.alert.budget.rolling is not None:
             return shown
         remaining_s = Decimal((self.alert.window.end - self.context.at).total_seconds())
-        if pace * remaining_s < left_usd * 3600:
+        if pace * remaining_s < left * 3600:
             return f"{shown}; at that pace it stays within the limit"
-        passes_at = self.context.at + timedelta(seconds=float(left_usd / pace * 3600))
+        passes_at = self.context.at + timedelta(seconds=float(left / pace * 3600))
         return f"{shown}; would pass 100 % at {self._stamp(passes_at)}"
 
     def _stamp(self, at: datetime) -> str:

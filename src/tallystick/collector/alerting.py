@@ -82,7 +82,8 @@ class Alerting:
         self.every_s = settings.alerts.every_ms / 1000
         self.dashboard_url = settings.alerts.dashboard_url
         self.slack = _slack(settings)
-        self._told: dict[tuple[str, datetime], set[Decimal]] = defaultdict(set)
+        self._told: dict[tuple[str, str | None], list[tuple[datetime, Decimal]]] = defaultdict(list)
+        """By budget and group: the start of the window, and the threshold."""
         self._stopping = threading.Event()
         self._raised = threading.Event()
         self._ready = threading.Event()
@@ -142,33 +143,39 @@ class Alerting:
             self._stopping.wait(self.every_s)
 
     def _recall(self) -> None:
-        for budget, start, threshold in self._ask("SELECT budget, window_start, threshold FROM alerts"):
-            self._told[budget, start.replace(tzinfo=UTC)].add(Decimal(threshold))
+        sql = "SELECT budget, budget_group, window_start, threshold FROM alerts"
+        for budget, group, start, threshold in self._ask(sql):
+            self._told[budget, group].append((start.replace(tzinfo=UTC), Decimal(threshold)))
 
     def look(self, now: datetime) -> None:
         """Raise what is due at ``now``."""
         for budget in self.budgets():
             window = window_at(budget, now)
-            told = self._told[budget.name, window.start]
-            spent_usd, unpriced_units = query.spent(self._ask, budget, window.start, window.end)
-            alert = due_alert(budget, window, spent_usd, told)
-            if alert is not None:
-                self._raise(alert, unpriced_units, now)
-                told.add(alert.threshold)
+            least = budget.thresholds[0] * budget.limit
+            for group, (spent, unpriced_units) in query.spent(self._ask, budget, window, least).items():
+                # A group's alert is that of a budget for its values alone.
+                name = json.dumps(dict(zip(budget.group_by, group, strict=True))) if group else None
+                told = self._told[budget.name, name]
+                alert = due_alert(budget.narrowed(group), window, spent, _in_force(budget, window, told))
+                if alert is not None:
+                    self._raise(alert, name, unpriced_units, now)
+                    told.append((window.start, alert.threshold))
 
-    def _raise(self, alert: Alert, unpriced_units: int, now: datetime) -> None:
+    def _raise(self, alert: Alert, group: str | None, unpriced_units: int, now: datetime) -> None:
         message = slack_message(alert, self._context(alert, unpriced_units, now)) if self.slack else None
         self._write(
             {
                 "event": "raised",
-                "id": alert_id(alert),
+                "id": alert_id(alert, group),
                 "at": now.isoformat(),
                 "budget": alert.budget.name,
                 "window_start": alert.window.start.isoformat(),
                 "window_end": alert.window.end.isoformat(),
                 "threshold": str(alert.threshold),
-                "limit_usd": str(alert.limit_usd),
-                "spent_usd": str(alert.spent_usd),
+                "limit_usd": str(alert.limit),
+                "spent_usd": str(alert.spent),
+                "unit": alert.budget.unit,
+                "group": group,
                 "message": None if message is None else json.dumps({"text": message.text, "blocks": message.blocks}),
             }
         )
@@ -180,7 +187,7 @@ class Alerting:
         return Context(
             at=now,
             dashboard_url=self.dashboard_url,
-            pace_usd_per_hour=self._pace(budget, window, now),
+            pace_per_hour=self._pace(budget, window, now),
             contributors=self._contributors(budget, where, values),
             dearest_call=self._dearest_call(where, values),
             unpriced_units=unpriced_units,
@@ -192,8 +199,8 @@ class Alerting:
         elapsed_s = Decimal((now - start).total_seconds())
         if elapsed_s <= 0:
             return None
-        spent_usd, _ = query.spent(self._ask, budget, start, now)
-        return spent_usd * 3600 / elapsed_s
+        spent, _ = query.spent(self._ask, budget, Window(start, now))[()]
+        return spent * 3600 / elapsed_s
 
     def _contributors(self, budget: Budget, where: str, values: list[Any]) -> tuple[Contributor, ...]:
         """Return the dearest values of the first dimension that tells calls apart and is not fixed by the scope."""
@@ -284,9 +291,17 @@ class Alerting:
         return self.applier.ask(sql, params)
 
 
-def alert_id(alert: Alert) -> str:
-    """Return what names the claim: one per budget, window and threshold."""
+def _in_force(budget: Budget, window: Window, told: Sequence[tuple[datetime, Decimal]]) -> list[Decimal]:
+    """Return the thresholds that were told in ``window``, of a rolling one in the last one of its length."""
+    if budget.rolling is None:
+        return [threshold for start, threshold in told if start == window.start]
+    return [threshold for start, threshold in told if start + budget.rolling > window.start]
+
+
+def alert_id(alert: Alert, group: str | None = None) -> str:
+    """Return what names the claim: one per budget, group, window and threshold."""
     claim = f"{alert.budget.name}\n{alert.window.start.isoformat()}\n{alert.threshold.normalize()}"
+    claim += f"\n{group}" if group else ""
     return hashlib.sha256(claim.encode()).hexdigest()[:16]
 
 

@@ -27,10 +27,10 @@ def _raised(event: Event) -> list[Statement]:
     wanted = event["message"] is not None
     alert: list[Any] = [event["id"], event["budget"], _utc(event["window_start"]), _utc(event["window_end"])]
     alert += [event["threshold"], event["limit_usd"], event["spent_usd"], _utc(event["at"])]
-    alert += ["pending" if wanted else "unsent", event["id"]]
+    alert += ["pending" if wanted else "unsent", event.get("group"), event.get("unit", "usd"), event["id"]]
     found = [(
         """
-        INSERT INTO alerts SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, 0, NULL
+        INSERT INTO alerts SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, 0, NULL, ?, ?
         WHERE NOT EXISTS (FROM alerts WHERE id = ?)
         """,
         alert,

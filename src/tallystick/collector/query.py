@@ -106,7 +106,9 @@ ATTEMPT = (
     "should_retry", "code", "requests_limit", "requests_remaining", "tokens_limit", "tokens_remaining",
     "input_tokens_limit", "input_tokens_remaining", "output_tokens_limit", "output_tokens_remaining",
 )  # fmt: skip
-ALERT = ("threshold", "spent_usd", "raised_at", "state", "delivered_at", "deliveries", "error")
+ALERT = ("threshold", "spent", "unit", "budget_group", "raised_at", "state", "delivered_at", "deliveries", "error")
+ALERT_COLUMNS = ", ".join("spent_usd" if name == "spent" else name for name in ALERT)
+"""The column is older than other units."""
 # What a page of calls is in the order of, and how a cursor's number becomes that again.
 ORDERS = {
     "-started_at": ("started_at", "DESC", "make_timestamp(?::BIGINT)"),
@@ -446,27 +448,44 @@ def alerts(ask: Ask, params: Params, now: datetime) -> Json:
     """All alerts of the range, newest first."""
     asked = _range(params, now, filters=False)
     sql = f"""
-        SELECT budget, {", ".join(ALERT)} FROM alerts WHERE raised_at >= ? AND raised_at < ?
+        SELECT budget, {ALERT_COLUMNS} FROM alerts WHERE raised_at >= ? AND raised_at < ?
         ORDER BY raised_at DESC, threshold DESC
     """
     rows = ask(sql, [_naive(asked.start), _naive(asked.end)])
-    return {"rows": [_named(("budget", *ALERT), row) for row in rows]}
+    return {"rows": [_alert(_named(("budget", *ALERT), row)) for row in rows]}
 
 
 def alerts_of(ask: Ask, budget: Budget, window: Window) -> list[Json]:
     """Return the alerts of the budget's window in force; of a rolling one those that were raised in it."""
     which = "window_start = ?" if budget.rolling is None else "raised_at >= ?"
-    sql = f"SELECT {', '.join(ALERT)} FROM alerts WHERE budget = ? AND {which} ORDER BY raised_at, threshold"
-    return [_named(ALERT, row) for row in ask(sql, [budget.name, _naive(window.start)])]
+    sql = f"SELECT {ALERT_COLUMNS} FROM alerts WHERE budget = ? AND {which} ORDER BY raised_at, threshold"
+    return [_alert(_named(ALERT, row)) for row in ask(sql, [budget.name, _naive(window.start)])]
 
 
-def spent(ask: Ask, budget: Budget, start: datetime, end: datetime) -> tuple[Decimal, int]:
-    """Return the spend in ``budget``'s scope, in USD, and how many units in it have no known price."""
-    where, values = scope_where(budget, start, end)
-    rows = ask(
-        f"SELECT coalesce(sum(cost_usd), 0), coalesce(sum(unpriced_units), 0)::BIGINT FROM calls WHERE {where}", values
-    )
-    return Decimal(rows[0][0]), rows[0][1]
+def _alert(row: Json) -> Json:
+    """Return an alert with its group as an object, and what was spent under its unit's name too."""
+    group = row.pop("budget_group")
+    is_usd = row["unit"] == "usd"
+    return {**row, "group": group and json.loads(group), "spent_usd": row["spent"] if is_usd else None}
+
+
+def spent(
+    ask: Ask, budget: Budget, window: Window, least: Decimal = Decimal(0)
+) -> dict[tuple[str, ...], tuple[Decimal, int]]:
+    """Return what each group of ``budget`` took in ``window``, and how many of its units have no known price.
+
+    Groups that took less than ``least`` are left out, but not the one group of a budget that has no others.
+    """
+    where, values = scope_where(budget, window.start, window.end)
+    columns, grouped = group_columns(budget)
+    having = "HAVING amount >= ?" if columns else ""
+    sql = f"""
+        SELECT coalesce({AMOUNTS[budget.unit]}, 0) AS amount, coalesce(sum(unpriced_units), 0)::BIGINT
+            {"".join(f", {column}" for column in columns)}
+        FROM calls WHERE {where} {"GROUP BY ALL" if columns else ""} {having}
+    """
+    rows = ask(sql, [*grouped, *values, *([least] if columns else [])])
+    return {tuple(group): (Decimal(amount), unpriced) for amount, unpriced, *group in rows}
 
 
 def scope_where(budget: Budget, start: datetime, end: datetime) -> tuple[str, list[Any]]:

@@ -10,6 +10,7 @@ import streamlit as st
 
 from tallystick.dashboard import figures, frames, pages, parts, words
 from tallystick.dashboard.view import View
+from tallystick.model.money import show_amount
 
 EXAMPLE = """\
 [[budget]]
@@ -52,7 +53,7 @@ def _budget(row: Mapping[str, Any], shown: View) -> None:
             heading = f"**{words.escape(row['name'])}** · {words.escape(figures.scope(row['scope']), 200)}"
             st.markdown(heading, width="content")
             _badge(share, row)
-        spent = f"{words.usd(row['spent_usd'])} of {words.usd(row['limit_usd'])} spent, {words.percent(share)}"
+        spent = f"{_amount(row, 'spent')} of {_amount(row, 'limit')} spent, {words.percent(share)}"
         st.progress(float(min(max(share, Decimal()), Decimal(1))), text=words.escape(spent))
         st.caption(words.escape(_conditions(row, shown), 500))
         if row["unpriced_units"]:
@@ -63,6 +64,11 @@ def _budget(row: Mapping[str, Any], shown: View) -> None:
         if row["alerts"]:
             _alerts(row["alerts"], shown)
         pages.link("calls", "Calls of this window", _calls_of(row), ":material/list_alt:")
+
+
+def _amount(row: Mapping[str, Any], name: str) -> str:
+    unit = row.get("unit", "usd")
+    return words.usd(row[f"{name}_usd"]) if unit == "usd" else show_amount(Decimal(row[name]), unit)
 
 
 def _badge(share: Decimal, row: Mapping[str, Any]) -> None:
@@ -79,7 +85,7 @@ def _conditions(row: Mapping[str, Any], shown: View) -> str:
     window = row["window"]
     end = words.instant(window["end"])
     told = [f"window: {words.clean(window['kind'])} ({words.clean(window['timezone'])})"]
-    if end is not None:
+    if end is not None and not window["kind"].startswith("rolling"):
         told.append(f"resets in {words.left(end - shown.now)}, at {words.stamp(end, shown.zone)}")
     levels = ", ".join(words.percent(Decimal(level)) for level in row["thresholds"])
     told.append(f"tells at {levels}" if levels else "tells nobody")
@@ -98,7 +104,7 @@ def _alerts(alerts: list[dict[str, Any]], shown: View) -> None:
     table = [
         {
             "threshold": words.percent(Decimal(alert["threshold"])),
-            "spent": words.usd(alert["spent_usd"]),
+            "spent": _amount(alert, "spent"),
             "raised": words.clock(alert["raised_at"], shown.zone, shown.now),
             "notification": words.ALERT_STATES.get(alert["state"], words.clean(alert["state"])),
             "delivered": words.clock(alert["delivered_at"], shown.zone, shown.now) if alert["delivered_at"] else "",

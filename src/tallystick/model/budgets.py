@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import time, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -116,6 +116,10 @@ class Budget:
     def group_of(self, dimensions: Mapping[str, str | None]) -> tuple[str, ...]:
         """Return which of the budget's groups a call with ``dimensions`` belongs to; empty without ``group_by``."""
         return tuple(dimensions.get(key) or "" for key in self.group_by)
+
+    def narrowed(self, group: tuple[str, ...]) -> Budget:
+        """Return the budget of one group alone: its values are part of the scope."""
+        return replace(self, scope={**self.scope, **dict(zip(self.group_by, group, strict=True))}, group_by=())
 
     def _check_limit(self) -> None:
         given = [unit for unit in UNITS if getattr(self, f"limit_{unit}") is not None]

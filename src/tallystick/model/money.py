@@ -7,6 +7,11 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal
 UNPRICED = "unpriced"
 
 
+def show_amount(amount: Decimal, unit: str) -> str:
+    """Return ``amount`` of a budget as a person wants to read it: ``$12.30``, ``8,000 tokens``, ``12 calls``."""
+    return show_usd(amount) if unit == "usd" else f"{amount:,.0f} {unit}"
+
+
 def show_usd(amount: Decimal | None) -> str:
     """Return ``amount`` in USD as a person wants to read it.
 
