@@ -66,7 +66,7 @@ class Limits:
             )
         if self.max_cost_usd is not None and (need.usd is None or need.usd > self.max_cost_usd):
             raise RequestTooLargeError(
-                f"{_at_most(need)}, and max_cost_usd is {self.max_cost_usd:f}; the call was not sent. "
+                f"{_at_most(need)}, and max_cost_usd is {_plain(self.max_cost_usd)}; the call was not sent. "
                 "Set a lower max_tokens or max_retries, or raise the limit",
                 setting="max_cost_usd",
                 limit=self.max_cost_usd,
@@ -77,7 +77,7 @@ class Limits:
 def _at_most(need: Need) -> str:
     if need.usd is None:
         return f"nothing bounds what the call costs ({need.why})"
-    return f"the call can cost {need.usd:f} USD ({need.attempts} x {need.attempt_usd:f} with its retries)"
+    return f"the call can cost {_plain(need.usd)} USD ({need.attempts} x {_plain(need.attempt_usd)} with its retries)"
 
 
 def input_tokens(request: Mapping[str, Any]) -> int:
@@ -190,16 +190,25 @@ def arithmetic(
         why = need.why or "nothing in the request does"
         return f"{what} takes only calls whose {name} are bounded, and this one is not: {why}. The call was not sent"
     if limit is None or spent is None or reserved is None:
-        return f"{what} has no room for the {needed:f} {name} that this call can take; the call was not sent{opens}"
+        return (
+            f"{what} has no room for the {_plain(needed)} {name} that this call can take; the call was not sent{opens}"
+        )
     if needed > limit:
         opens = ". It never fits: set a lower max_tokens or max_retries, or raise the limit"
     retries = (
-        f" ({need.attempts} x {need.attempt_usd:f} with its retries)" if unit == "usd" and need.attempt_usd else ""
+        f" ({need.attempts} x {_plain(need.attempt_usd)} with its retries)"
+        if unit == "usd" and need.attempt_usd
+        else ""
     )
-    return (
-        f"{what} has no room for this call: {spent:f} spent + {reserved:f} reserved + {needed:f} at most for this "
-        f"call{retries} = {spent + reserved + needed:f} of {limit:f} {name}; it was not sent{opens}"
-    )
+    figures = f"{_plain(spent)} spent + {_plain(reserved)} reserved + {_plain(needed)} at most for this call{retries}"
+    total = f"{_plain(spent + reserved + needed)} of {_plain(limit)} {name}"
+    return f"{what} has no room for this call: {figures} = {total}; it was not sent{opens}"
+
+
+def _plain(amount: Decimal | None) -> str:
+    """Return an amount in digits, without zeros that say nothing."""
+    text = format(amount or ZERO, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def runs_here() -> Iterator[Run]:
