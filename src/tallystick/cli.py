@@ -39,7 +39,8 @@ def dashboard(args: argparse.Namespace) -> int:
     """Show spend, failures, calls and budgets in a browser."""
     from tallystick.dashboard import run
 
-    return run(collector=args.collector, host=args.host, port=args.port)
+    agents = args.agents or os.environ.get("TALLYSTICK_DASHBOARD_AGENTS") == "1"
+    return run(collector=args.collector, host=args.host, port=args.port, agents=agents)
 
 
 def up(args: argparse.Namespace) -> int:
@@ -209,6 +210,8 @@ def parser() -> argparse.ArgumentParser:
     with_collector(showing)
     showing.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
     showing.add_argument("--port", type=_port, default=DEFAULT_DASHBOARD_PORT, help="default: %(default)s")
+
+    showing.add_argument("--agents", action="store_true", help="let programs on this machine read the pages, by MCP")
 
     both = command(up)
     with_data(both)

@@ -117,7 +117,7 @@ def totals_lines(totals: Answer, since: str) -> list[str]:
     if not totals["calls"]:
         return [f"No calls in {window}."]
     spent = _spend(totals)
-    calls = f"{_plural(totals['calls'], 'call')}, {totals['failed']:,} failed, {_plural(totals['attempts'], 'attempt')}"
+    calls = f"{plural(totals['calls'], 'call')}, {totals['failed']:,} failed, {plural(totals['attempts'], 'attempt')}"
     lines = [f"{spent} in {window}: {calls}."]
     cached = (
         f" ({_share(totals['cache_read_tokens'], totals['input_tokens'])} from cache)" if totals["input_tokens"] else ""
@@ -144,7 +144,8 @@ def _share(part: int | Decimal, whole: int | Decimal) -> str:
     return "<1 %" if size < 1 else f"{size:.0f} %"
 
 
-def _plural(number: int, one: str) -> str:
+def plural(number: int, one: str) -> str:
+    """Return ``1 call``, ``2 calls``."""
     return f"{number:,} {one if number == 1 else one + 's'}"
 
 
@@ -196,7 +197,7 @@ def _cells(row: Answer, total: Decimal) -> tuple[str, ...]:
 def _say_unpriced(console: Console, totals: Answer) -> None:
     if totals["unpriced_units"]:
         console.print()
-        _say(console, f"{_plural(totals['unpriced_units'], 'response')} without a known price: not in the spend above.")
+        _say(console, f"{plural(totals['unpriced_units'], 'response')} without a known price: not in the spend above.")
 
 
 FACTS = ("service", "environment", "feature", "user", "session", "prompt", "caller", "key")
@@ -208,7 +209,7 @@ def _head(console: Console, call: Answer) -> None:
     _say(console, f"Call {call['id']}: {what} ({clean(call['provider'])})")
     _say(
         console,
-        f"{started:%Y-%m-%d %H:%M:%S %Z}, {seconds(call['latency_ms'])}, {_plural(call['attempts'], 'attempt')}",
+        f"{started:%Y-%m-%d %H:%M:%S %Z}, {seconds(call['latency_ms'])}, {plural(call['attempts'], 'attempt')}",
     )
     _say(console, f"Outcome: {_outcome(call)}")
     facts = [(name, call[name]) for name in FACTS]

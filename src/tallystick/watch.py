@@ -17,7 +17,7 @@ from tallystick.client import Collector
 from tallystick.errors import CollectorUnreachableError
 from tallystick.model.failures import MAY_BE_BILLED, TOLD
 from tallystick.model.money import show_usd
-from tallystick.report import Answer, clean, groups_table, iso, seconds, since_when, terminal, totals_lines
+from tallystick.report import Answer, clean, groups_table, iso, plural, seconds, since_when, terminal, totals_lines
 
 TAIL_S = 1.0
 TOP_S = 2.0
@@ -138,6 +138,6 @@ def doctor(collector: str) -> int:
     for kind in ("service", "emitter"):
         for row in answer[f"{kind}s"]:
             at = datetime.fromisoformat(row["last_call_at"]).astimezone()
-            line = Text(f"{'':5}{kind:10}{clean(row[kind] or '(none)')}: {row['calls']:,} calls in 7 days, ")
+            line = Text(f"{'':5}{kind:10}{clean(row[kind] or '(none)')}: {plural(row['calls'], 'call')} in 7 days, ")
             screen.print(line.append(f"the last at {at:%Y-%m-%d %H:%M:%S %Z}"), soft_wrap=True)
     return 1 if any(check["state"] == "fail" for check in answer["checks"]) else 0

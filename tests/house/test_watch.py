@@ -121,7 +121,7 @@ def test_the_doctor_says_what_settings_show(collector: Running) -> None:
         assert f"{check['state']:5}{check['name']:10}" in ran.stdout
         assert check["todo"] in ran.stdout
     assert "alerts go nowhere" in ran.stdout
-    assert "service   jobs: 1 calls in 7 days" in ran.stdout
+    assert "service   jobs: 1 call in 7 days" in ran.stdout
     assert "\x1b" not in ran.stdout
 
 

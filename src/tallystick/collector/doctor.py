@@ -128,7 +128,7 @@ def _arrived(facts: Facts) -> Iterator[Check]:
 
 def _prices(prices: Mapping[str, Any]) -> Iterator[Check]:
     age = prices["age_days"]
-    told = f"prices of {prices['version']}, {age} days old"
+    told = f"prices of {prices['version']}, {'of today' if age == 0 else f'{age} days old'}"
     if prices["fault"]:
         yield Check("prices", FAIL, f"{told}; the newest file is not in force: {prices['fault']}", "mend that file")
     elif age is not None and age > PRICES_AGE_DAYS_MAX:

@@ -49,12 +49,14 @@ def _body(shown: View) -> None:
 
 def _answers(shown: View) -> list[dict[str, Any]]:
     """Ask for each advice by itself, and say how far that is."""
+    # Not a decorator: at the import Streamlit does not run yet, and says so on stderr.
+    keep = st.cache_data(ttl=KEPT_S, max_entries=1000, show_spinner=False)(_answer)
     url = parts.collector().url
     told: list[dict[str, Any]] = []
     with st.empty():
         for place, about in enumerate(words.ADVICE):
             st.progress(place / len(words.ADVICE), text=f"Looking at: {words.ADVICE[about].lower()}")
-            told.append(_answer(url, {**_question(shown), "about": about, "to": _to(about, shown)}))
+            told.append(keep(url, {**_question(shown), "about": about, "to": _to(about, shown)}))
         st.empty()
     return told
 
@@ -71,7 +73,6 @@ def _to(about: str, shown: View) -> str | None:
     return shown.to if about == "other_model" else None
 
 
-@st.cache_data(ttl=KEPT_S, max_entries=1000, show_spinner=False)
 def _answer(url: str, asked: dict[str, Any]) -> dict[str, Any]:
     return Collector(url, TIMEOUT_S).ask("advice", asked)
 

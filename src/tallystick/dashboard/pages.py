@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import NoReturn
 
 import streamlit as st
 
+NAMES = ("spend", "failures", "calls", "budgets", "advisor", "settings")
+ICONS = ("payments", "error", "list_alt", "savings", "lightbulb", "settings")
+
 
 def page(name: str) -> st.Page:
     """Return the page called ``name``, one of `NAMES`."""
-    # Here, because each page links to the others.
-    from tallystick.dashboard import advisor, budgets, calls, failures, settings, spend
-
-    shows = {
-        "spend": spend.show, "failures": failures.show, "calls": calls.show, "budgets": budgets.show,
-        "advisor": advisor.show, "settings": settings.show,
-    }  # fmt: skip
-    icons = {
-        "spend": "payments", "failures": "error", "calls": "list_alt", "budgets": "savings", "advisor": "lightbulb",
-        "settings": "settings",
-    }  # fmt: skip
     return st.Page(
-        shows[name],
+        # Here, because each page links to the others.
+        import_module(f"tallystick.dashboard.{name}").show,
         title=name.capitalize(),
-        icon=f":material/{icons[name]}:",
+        icon=f":material/{ICONS[NAMES.index(name)]}:",
         url_path="" if name == "spend" else name,
         default=name == "spend",
     )
 
 
-NAMES = ("spend", "failures", "calls", "budgets", "advisor", "settings")
+def import_all() -> None:
+    """Import every page."""
+    for name in NAMES:
+        import_module(f"tallystick.dashboard.{name}")
 
 
 def link(name: str, label: str, query: Mapping[str, str | list[str]], icon: str | None = None) -> None:

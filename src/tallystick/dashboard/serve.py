@@ -12,11 +12,15 @@ from pathlib import Path
 from tallystick.dashboard.theme import THEME
 from tallystick.errors import PortTakenError, SettingsError
 
+AGENTS = "/_stcore/agent/mcp"
+"""Where Streamlit answers programs, when it may."""
 HOSTS_ALLOWED = ("localhost", "127.0.0.1", "::1")
 
 
-def run(*, collector: str, host: str, port: int) -> int:
+def run(*, collector: str, host: str, port: int, agents: bool = False) -> int:
     """Serve the pages at ``host``:``port`` until SIGINT or SIGTERM; port 0 takes a free one.
+
+    ``agents``: programs may read and work the pages too, at ``/_stcore/agent/mcp`` (docs/dashboard.md).
 
     Raises SettingsError when ``host`` is not loopback, PortTakenError when somebody listens there already.
     """
@@ -30,18 +34,12 @@ def run(*, collector: str, host: str, port: int) -> int:
     os.environ["TALLYSTICK_COLLECTOR"] = collector
     from streamlit import App
 
-    for page in (
-        "spend",
-        "failures",
-        "calls",
-        "budgets",
-        "advisor",
-        "settings",
-    ):  # so that the first viewer does not wait for imports
-        import_module(f"tallystick.dashboard.{page}")
+    import_module("tallystick.dashboard.pages").import_all()  # so that the first viewer does not wait for it
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     print(f"Dashboard at {address} (asks the collector at {collector})", flush=True)  # noqa: T201 -- the command's own voice
-    App(Path(__file__).with_name("app.py")).run(config=flags(host, port))
+    if agents:
+        print(f"Agents may ask at {address}{AGENTS} (MCP)", flush=True)  # noqa: T201
+    App(Path(__file__).with_name("app.py")).run(config=flags(host, port) | {"server.enableAgentApi": agents})
     return 0
 
 
