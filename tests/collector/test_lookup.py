@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakes.collector import Running, otlp_call, otlp_request, otlp_span, running_collector, until
-from tallystick.collector.export import FORMULAS, as_csv
+from tallystick.collector.export import as_csv
 from tallystick.errors import CollectorRefusedError
+from tallystick.model.cells import FORMULAS
 
 USAGE = {"input_tokens": 1200, "output_tokens": 350}
 TRACE = "0af7651916cd43dd8448eb211c80319c"

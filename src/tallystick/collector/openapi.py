@@ -7,13 +7,12 @@ from importlib.metadata import version
 from typing import Any
 
 from tallystick.collector.advice import ABOUT
+from tallystick.collector.export import FORMATS
 from tallystick.collector.query import BUCKETS, COLUMNS, ORDERS
+from tallystick.collector.schemas import ANSWERS, TEXT, TIME, Schema
 
-Schema = Mapping[str, Any]
-TEXT: Schema = {"type": "string"}
 NUMBER: Schema = {"type": "integer", "minimum": 1}
-TIME: Schema = {"type": "string", "format": "date-time"}
-FORMAT: Schema = {"type": "string", "enum": ["json", "csv"]}
+FORMAT: Schema = {"type": "string", "enum": list(FORMATS)}
 
 RANGE: dict[str, Schema] = {"start": TIME, "end": TIME}
 FILTERS: dict[str, Schema] = dict.fromkeys(COLUMNS, TEXT)
@@ -69,47 +68,6 @@ ORDERS_BY_ID: tuple[tuple[str, str, str], ...] = (
     ("/api/v1/budgets/{id}", "put", "Put a budget in force in place of the one of its name"),
     ("/api/v1/budgets/{id}", "delete", "Take a budget out of force"),
 )
-
-USD: Schema = {"type": ["string", "null"], "description": "USD with every digit; null when unknown"}
-COUNT: Schema = {"type": "integer", "minimum": 0}
-STRINGS: Schema = {"type": "array", "items": TEXT}
-ONE_OR_MORE: Schema = {"type": "object", "additionalProperties": {"anyOf": [TEXT, STRINGS]}}
-
-
-def _object(**properties: Schema) -> Schema:
-    return {"type": "object", "properties": properties, "required": list(properties)}
-
-
-def _list(**properties: Schema) -> Schema:
-    return {"type": "array", "items": _object(**properties)}
-
-
-# The answers that are described down to their parts, by the path that gives them.
-ANSWERS: dict[str, Schema] = {
-    "advice": _object(
-        start=TIME, end=TIME, days=TEXT, calls=COUNT, spend_usd=TEXT, monthly_spend_usd=USD,
-        rows=_list(
-            about={"type": "string", "enum": list(ABOUT)}, title=TEXT, cause=TEXT, calls=COUNT, usd=USD,
-            monthly_usd=USD,
-            means={"type": "string", "enum": ["saved", "held", "unknown"]},
-            bound={"type": "string", "enum": ["exact", "about", "at most", "at least"]},
-            counted=TEXT, assumes=STRINGS, evidence={"type": "object"}, filters=ONE_OR_MORE,
-            parts=_list(label=TEXT, calls=COUNT, usd=USD, monthly_usd=USD, filters=ONE_OR_MORE),
-        ),
-        quiet=_list(about=TEXT, reason=TEXT), targets=STRINGS,
-    ),
-    "/api/v1/doctor": _object(
-        version=TEXT, address=TEXT, data=TEXT, spool=TEXT,
-        checks=_list(name=TEXT, state={"type": "string", "enum": ["ok", "warn", "fail"]}, told=TEXT, todo=TEXT),
-        services=_list(
-            service={"type": ["string", "null"]}, calls=COUNT, last_call_at=TIME, ahead_s={"type": ["number", "null"]}
-        ),
-        emitters=_list(emitter=TEXT, calls=COUNT, last_call_at=TIME), channels=STRINGS, ledger={"type": "object"},
-    ),
-    "/api/v1/alerts/test": _object(
-        rows=_list(channel=TEXT, delivered={"type": "boolean"}, error={"type": ["string", "null"]})
-    ),
-}  # fmt: skip
 
 
 def document(questions: Iterable[str]) -> dict[str, Any]:

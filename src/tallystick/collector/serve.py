@@ -81,7 +81,8 @@ class Answers:
         if question is None:
             known = ", ".join([*RANGED, "advice", "budgets", "ledger", "doctor", "calls/ID", "traces/ID"])
             return error_answer(404, "not_found", f"there is no such question; there are {known}")
-        if name in TABULAR and b"format=" in request.scope["query_string"]:
+        wants_arrow = export.FORMATS["arrow"] in request.headers.get("accept", "")
+        if name in TABULAR and (wants_arrow or b"format=" in request.scope["query_string"]):
             return await self._tabular(request, question)
         return await self._answer(lambda: question(self._ask, _params(request), _now()))
 
@@ -134,14 +135,15 @@ class Answers:
     async def _tabular(self, request: Request, question: Callable[..., Any]) -> Response:
         def asked() -> Response:
             params = _params(request)
-            formats = [value for name, value in params if name == "format"]
-            if set(formats) - {"csv", "json"}:
-                raise query.BadParameterError(f"format is {formats[-1][:64]!r}; one of json, csv")
+            form = ([value for name, value in params if name == "format"] or ["arrow"])[-1]
+            if form not in export.FORMATS:
+                raise query.BadParameterError(f"format is {form[:64]!r}; one of {', '.join(export.FORMATS)}")
             answer = question(self._ask, [pair for pair in params if pair[0] != "format"], _now())
-            if formats[-1] == "json":
+            if form == "json":
                 return _json(200, answer)
             more = {"X-Next-Cursor": answer["next_cursor"]} if answer.get("next_cursor") else {}
-            return Response(export.as_csv(answer["rows"]), 200, HEADERS | more, media_type=export.MEDIA_TYPE)
+            table = export.as_arrow(answer["rows"]) if form == "arrow" else export.as_csv(answer["rows"])
+            return Response(table, 200, HEADERS | more, media_type=export.FORMATS[form])
 
         return await self._answer(asked)
 
