@@ -34,7 +34,8 @@ def collector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with running_collector(tmp_path_factory.mktemp("schemas"), BUDGETS) as running:
         running.send(
             otlp_call(
-                id="00f067aa0ba902b7", usage=USAGE, tags={"tenant": "=acme"}, user__id="u1", gen_ai__request__stream=True,
+                id="00f067aa0ba902b7", usage=USAGE, tags={"tenant": "=acme"}, user__id="u1",
+                gen_ai__request__stream=True,
                 attempts=[
                     {"http.response.status_code": 429, "tallystick.attempt.outcome": "rate_limited",
                      "tallystick.attempt.retry_after_s": 1.5},
