@@ -43,7 +43,8 @@ from tallystick.collector.advise import (
     advise_tools,
     monthly,
 )
-from tallystick.collector.query import EARLIEST, Ask, BadParameterError, Json, Params, Range, _iso, _plain, _range
+from tallystick.collector.query import EARLIEST, BadParameterError, Json, Params, _iso, _plain, _range
+from tallystick.collector.rollups import Ask, Range
 from tallystick.model.failures import MAY_BE_BILLED
 from tallystick.model.usage import Usage
 from tallystick.pricing import Book, Rates, rates_of, steps_of

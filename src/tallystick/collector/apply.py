@@ -12,7 +12,8 @@ import os
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,6 +42,8 @@ CHECKPOINT_IDLE_S = 10.0
 BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 STUCK_S = 10.0
 REOPEN_S = 5.0
+ROLL_S, BUSY_HOURS, IDLE_HOURS = 10.0, 4, 24
+"""How often hours are summed while records keep coming, how many then, and how many at once when none come."""
 Observer = Callable[[pa.Table, Position], None]
 
 
@@ -69,7 +72,8 @@ class Applier:
         self._open_store = open_store
         self._stopping = threading.Event()
         self._checkpointed = True
-        self._applied_at = time.monotonic()
+        self._applied_at = self._rolled_at = time.monotonic()
+        self._is_rolling = False
         self._begun: Position | None = None
         """Where the group begins that is being made ahead of its turn."""
         self.store = self._open()
@@ -89,11 +93,21 @@ class Applier:
 
     def ask(self, sql: str, params: Any = ()) -> list[tuple[Any, ...]]:
         """Return all rows of a question; for any thread.  While the store is opened anew, wait for it a little."""
+        rows: list[tuple[Any, ...]] = self._patiently(lambda store: store.ask(sql, params))
+        return rows
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Have all that this thread asks inside answered from one state of the store."""
+        with ExitStack() as held:
+            self._patiently(lambda store: held.enter_context(store.snapshot()))
+            yield
+
+    def _patiently(self, use: Callable[[Store], Any]) -> Any:
         until = time.monotonic() + REOPEN_S
         while True:
-            store = self.store
             try:
-                return store.ask(sql, params)
+                return use(self.store)
             except StoreClosedError:
                 if time.monotonic() > until or self._stopping.is_set():
                     raise
@@ -166,10 +180,12 @@ class Applier:
 
     def _step(self) -> None:
         start = self.store.applied
-        if not self.journal.wait(start, IDLE_S):
+        if not self.journal.wait(start, 0 if self._is_rolling else IDLE_S):
             self.progress_at = time.monotonic()
             self._rest()
             return
+        if time.monotonic() - self._rolled_at > ROLL_S:
+            self._roll(BUSY_HOURS)
         if self._begun is None and self.journal.bytes_between(start, self.journal.end) < GATHER_BYTES:
             self._stopping.wait(self.group_ms / 1000)
         group = self._made(start)
@@ -204,7 +220,13 @@ class Applier:
             self.maker.begin(stretch, self.store.schemas)
             self._begun = start
 
+    def _roll(self, hours_max: int) -> None:
+        """Sum hours that are over; the one that is not is cheap to answer from its rows, and changes all the time."""
+        self._is_rolling = self.store.roll(datetime.now(UTC).replace(tzinfo=None), hours_max)
+        self._rolled_at = time.monotonic()
+
     def _rest(self) -> None:
+        self._roll(IDLE_HOURS)
         if not self._checkpointed and time.monotonic() - self._applied_at > CHECKPOINT_IDLE_S:
             self.store.checkpoint()
             self._checkpointed = True

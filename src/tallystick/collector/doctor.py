@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from tallystick.collector.query import Ask, Json, _iso, _naive
+from tallystick.collector.query import Json, _iso
+from tallystick.collector.rollups import Ask, naive
 from tallystick.model.segment import SUFFIX
 
 SEEN = timedelta(days=7)
@@ -164,7 +165,7 @@ def services(ask: Ask, now: datetime) -> list[Json]:
             max(epoch_us(started_at) + coalesce(latency_ms, 0) * 1000 - epoch_us(received_at)) / 1e6
         FROM calls WHERE started_at >= ? GROUP BY service ORDER BY 3 DESC
     """
-    rows = ask(sql, [_naive(now - SEEN)])
+    rows = ask(sql, [naive(now - SEEN)])
     return [
         {"service": service, "calls": calls, "last_call_at": _iso(last), "ahead_s": ahead}
         for service, calls, last, ahead in rows
@@ -179,7 +180,7 @@ def emitters(ask: Ask, now: datetime) -> list[Json]:
     """
     return [
         {"emitter": emitter, "calls": calls, "last_call_at": _iso(last)}
-        for emitter, calls, last in ask(sql, [_naive(now - SEEN)])
+        for emitter, calls, last in ask(sql, [naive(now - SEEN)])
     ]
 
 

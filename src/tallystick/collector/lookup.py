@@ -13,7 +13,6 @@ from tallystick.collector.decode import HEADROOM
 from tallystick.collector.query import (
     ATTEMPT,
     CALL,
-    Ask,
     BadParameterError,
     Json,
     NotFoundError,
@@ -23,6 +22,7 @@ from tallystick.collector.query import (
     _plain,
     _range,
 )
+from tallystick.collector.rollups import Ask
 from tallystick.model import attributes as names
 
 ATTRIBUTE = "attribute."

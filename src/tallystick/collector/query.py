@@ -11,7 +11,7 @@ import math
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from itertools import accumulate, pairwise
@@ -19,11 +19,23 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from tallystick.collector.receipts import form_id_of, unfold
+from tallystick.collector.rollups import (
+    ATTEMPT_WITHIN,
+    STEPS_PER_E,
+    Ask,
+    Range,
+    Sources,
+    Sql,
+    naive,
+    sizes,
+    sources,
+    summed,
+    tried,
+)
 from tallystick.errors import TallystickError
 from tallystick.model.budgets import Budget
 from tallystick.model.windows import Window, window_at
 
-Ask = Callable[..., list[tuple[Any, ...]]]
 Params = Sequence[tuple[str, str]]
 Json = dict[str, Any]
 
@@ -47,6 +59,7 @@ COLUMNS = {
 }
 MANY = frozenset({"user", "session", "digest", "chain"})
 """Dimensions that may have about as many values as there are calls; tags too."""
+MINUTE = "minute"
 TAG = "tag."
 FAILED = "failed"
 LIMIT_MAX = 1000
@@ -59,21 +72,6 @@ NUMBER = re.compile(r"-?[0-9]{1,16}(\.[0-9]{1,17})?")
 """What a cursor holds of the order; more digits than a cost, a time or a latency has, do not come from us."""
 
 # The sums that several questions share.
-FIGURES = """
-    count(*)::BIGINT AS calls,
-    count(*) FILTER (outcome <> 'ok')::BIGINT AS failed,
-    coalesce(sum(attempts), 0)::BIGINT AS attempts,
-    coalesce(sum(units), 0)::BIGINT AS units,
-    coalesce(sum(cost_usd), 0) AS spend_usd,
-    coalesce(sum(estimated_usd), 0) AS estimated_usd,
-    coalesce(sum(cost_usd) FILTER (outcome <> 'ok'), 0) AS wasted_usd,
-    coalesce(sum(unpriced_units), 0)::BIGINT AS unpriced_units,
-    coalesce(sum(input_tokens), 0)::BIGINT AS input_tokens,
-    coalesce(sum(cache_read_tokens), 0)::BIGINT AS cache_read_tokens,
-    coalesce(sum(cache_write_tokens), 0)::BIGINT AS cache_write_tokens,
-    coalesce(sum(output_tokens), 0)::BIGINT AS output_tokens,
-    coalesce(sum(reasoning_tokens), 0)::BIGINT AS reasoning_tokens
-"""
 FIGURE_NAMES = (
     "calls", "failed", "attempts", "units", "spend_usd", "estimated_usd", "wasted_usd", "unpriced_units",
     "input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens",
@@ -81,11 +79,6 @@ FIGURE_NAMES = (
 QUANTILES = {"latency_ms_p50": 0.5, "latency_ms_p95": 0.95}
 EXACT_CALLS_MAX = 500_000
 """Of more calls than this the quantiles come from counts by size of latency: sorting all would not fit the memory."""
-STEPS_PER_E = 25
-"""So many sizes to a factor of e: neighbours are 4 % apart, so a quantile is off by 2 % at most."""
-SIZE = f"round(ln(greatest(latency_ms, 0.001)) * {STEPS_PER_E})::SMALLINT"
-ATTEMPT_WITHIN = timedelta(days=1)
-"""An attempt begins within a day of its call; what a question reads of the one for the other is bounded by that."""
 
 # Names in the answer, and the columns where they come from.
 CALL = {name: COLUMNS.get(name, name) for name in (
@@ -127,78 +120,59 @@ class NotFoundError(TallystickError):
     """What was asked for is not there."""
 
 
-@dataclass(slots=True)
-class Range:
-    """``start`` (within) to ``end`` (outside), and the filters, as SQL with its values."""
-
-    start: datetime
-    end: datetime
-    where: str
-    values: list[Any]
-    rest: dict[str, str] = field(default_factory=dict)
-    """The parameters that the question itself takes."""
-
-
 def totals(ask: Ask, params: Params, now: datetime) -> Json:
     """What was spent and on how much, in one row."""
     asked = _range(params, now)
-    more = "coalesce(sum(estimated_units), 0)::BIGINT, min(started_at), max(started_at)"
-    sql = f"SELECT {FIGURES}, {more} FROM calls WHERE {asked.where}"
-    *figures, estimated_units, first, last = ask(sql, asked.values)[0]
-    found = _named(FIGURE_NAMES, figures)
-    latencies = _latencies(ask, asked, ("NULL::VARCHAR", []), found["calls"])
+    source = sources(ask, asked, ())
+    names = (*FIGURE_NAMES, "estimated_units", "first_at", "last_at")
+    found = _named(names, summed(ask, asked, source, (), names)[0])
+    first, last = found.pop("first_at"), found.pop("last_at")
+    latencies = _latencies(ask, asked, source, ("NULL::VARCHAR", []), found["calls"])
     return {"start": _iso(asked.start), "end": _iso(asked.end), **found, **latencies(None),
-            "estimated_units": estimated_units, "first_call_at": _iso(first), "last_call_at": _iso(last)}  # fmt: skip
+            "first_call_at": first, "last_call_at": last}  # fmt: skip
 
 
 def groups(ask: Ask, params: Params, now: datetime) -> Json:
     """The same by a dimension, dearest first."""
     asked = _range(params, now, "by", "limit")
     by = asked.rest.get("by", "model")
-    column, values = _dimension(by)
+    column = _dimension(by)
     limit = _integer(asked.rest, "limit", ROWS_MAX, 1, ROWS_MAX)
-    dearest = f"GROUP BY 1 ORDER BY spend_usd DESC, calls DESC, key LIMIT {limit}"
+    source = sources(ask, asked, [by])
+    dearest = f"ORDER BY spend_usd DESC, calls DESC, key LIMIT {limit}"
+    key = [("key", column)]
     if by in MANY or by.startswith(TAG):  # sums over all of the calls for the few of which they are wanted
-        sql = f"""
-            SELECT {column} AS key, coalesce(sum(cost_usd), 0) AS spend_usd, count(*) AS calls FROM calls
-            WHERE {asked.where} {dearest}
-        """
-        _only(asked, (column, values), [row[0] for row in ask(sql, [*values, *asked.values])])
-    sql = f"SELECT {column} AS key, {FIGURES} FROM calls WHERE {asked.where} {dearest}"
-    found = [_named(("key", *FIGURE_NAMES), row) for row in ask(sql, [*values, *asked.values])]
-    latencies = _latencies(ask, asked, (column, values), sum(row["calls"] for row in found))
+        ranked = summed(ask, asked, source, key, ("spend_usd", "calls"), dearest)
+        _only(asked, column, [row[0] for row in ranked])
+    found = [_named(("key", *FIGURE_NAMES), row) for row in summed(ask, asked, source, key, FIGURE_NAMES, dearest)]
+    latencies = _latencies(ask, asked, source, column, sum(row["calls"] for row in found))
     return {"by": by, "rows": [row | latencies(row["key"]) for row in found]}
 
 
-def _only(asked: Range, column: tuple[str, list[Any]], keys: Sequence[str | None]) -> None:
+def _only(asked: Range, column: Sql, keys: Sequence[str | None]) -> None:
     """Narrow a range to the calls whose ``column`` is one of ``keys``."""
     sql, values = column
-    asked.where += f" AND ({sql} IN (SELECT unnest(?::VARCHAR[]))"
-    asked.values += [*values, [key for key in keys if key is not None]]
+    asked.filters += f" AND ({sql} IN (SELECT unnest(?::VARCHAR[]))"
+    asked.filter_values += [*values, [key for key in keys if key is not None]]
     if None in keys:
-        asked.where += f" OR {sql} IS NULL"
-        asked.values += values
-    asked.where += ")"
+        asked.filters += f" OR {sql} IS NULL"
+        asked.filter_values += values
+    asked.filters += ")"
 
 
-def _latencies(ask: Ask, asked: Range, column: tuple[str, list[Any]], calls: int) -> Callable[[str | None], Json]:
+def _latencies(ask: Ask, asked: Range, source: Sources, column: Sql, calls: int) -> Callable[[str | None], Json]:
     """Return what gives the quantiles of the latencies of a key, a value of ``column``."""
-    sql, values = column
-    if calls <= EXACT_CALLS_MAX:
+    if calls <= EXACT_CALLS_MAX and not source.lacks_rows:
         shares = list(QUANTILES.values())
         sql = f"""
-            SELECT {sql} AS key, quantile_cont(latency_ms, {shares}) FROM calls WHERE {asked.where} GROUP BY 1
+            SELECT {column[0]} AS key, quantile_cont(latency_ms, {shares}) FROM calls WHERE {asked.where} GROUP BY 1
         """
-        exact: dict[str | None, list[float | None]] = dict(ask(sql, [*values, *asked.values]))
+        exact: dict[str | None, list[float | None]] = dict(ask(sql, [*column[1], *asked.values]))
         return lambda key: dict(zip(QUANTILES, exact.get(key) or [None] * len(shares), strict=True))
-    sizes: dict[str | None, list[tuple[int, int]]] = {}
-    sql = f"""
-        SELECT {sql} AS key, {SIZE} AS size, count(*)::BIGINT FROM calls
-        WHERE {asked.where} AND latency_ms IS NOT NULL GROUP BY 1, 2 ORDER BY size
-    """
-    for key, size, count in ask(sql, [*values, *asked.values]):
-        sizes.setdefault(key, []).append((size, count))
-    return lambda key: {name: _quantile(sizes.get(key, []), share) for name, share in QUANTILES.items()}
+    counted: dict[str | None, list[tuple[int, int]]] = {}
+    for key, size, count in sizes(ask, asked, source, column):
+        counted.setdefault(key, []).append((size, count))
+    return lambda key: {name: _quantile(counted.get(key, []), share) for name, share in QUANTILES.items()}
 
 
 def _quantile(sizes: Sequence[tuple[int, int]], share: float) -> float | None:
@@ -222,69 +196,41 @@ def series(ask: Ask, params: Params, now: datetime) -> Json:
     if (asked.end - asked.start) / BUCKETS[bucket] > BUCKETS_MAX:
         raise BadParameterError(f"the range has more than {BUCKETS_MAX} buckets of a {bucket}; ask for larger ones")
     zone = _zone(asked.rest.get("timezone", "UTC"))
-    column, values = _dimension(by) if by else ("NULL", [])
-    names = ("at", "key", "calls", "failed", "spend_usd", "wasted_usd", "unpriced_units")
-    at, at_values = _bucket(bucket, zone, asked)
-    figures = ", ".join(names[2:])
-    sql = f"""
-        WITH buckets AS (SELECT {at} AS begun, {column} AS key, {FIGURES} FROM calls WHERE {asked.where} GROUP BY 1, 2)
-        SELECT begun, key, {figures} FROM buckets ORDER BY begun, spend_usd DESC, key
-    """
-    rows = ask(sql, [*at_values, *values, *asked.values])
+    at = _bucket(bucket, zone, asked)
+    source = sources(ask, asked, [name for name in (by, MINUTE if bucket == "minute" else None) if name], at.cuts)
+    keys = [("begun", at.sql), ("key", _dimension(by) if by else ("NULL::VARCHAR", []))]
+    names = ("calls", "failed", "spend_usd", "wasted_usd", "unpriced_units")
+    rows = summed(ask, asked, source, keys, names, "ORDER BY begun, spend_usd DESC, key")
     starts = {row[0]: _day_start(row[0].date(), zone) if bucket == "day" else row[0] for row in rows}
-    return {"bucket": bucket, "by": by, "rows": [_named(names, (starts[row[0]], *row[1:])) for row in rows]}
+    rows = [(starts[row[0]], *row[1:]) for row in rows]
+    return {"bucket": bucket, "by": by, "rows": [_named(("at", "key", *names), row) for row in rows]}
 
 
 def failures(ask: Ask, params: Params, now: datetime) -> Json:
     """What failed, how often, and what retries made of it."""
     asked = _range(params, now)
-    sql = f"""
-        SELECT outcome, provider, count(*)::BIGINT AS calls, coalesce(sum(cost_usd), 0), max(started_at),
-            count(*) FILTER (attempts > 1)::BIGINT, coalesce(sum(greatest(attempts - 1, 0)), 0)::BIGINT
-        FROM calls WHERE {asked.where} GROUP BY 1, 2 ORDER BY calls DESC, 1, 2
-    """
-    ended = ask(sql, asked.values)
+    source = sources(ask, asked, ())
+    keys: list[tuple[str, Sql]] = [(name, (name, [])) for name in ("outcome", "provider")]
+    names = ("calls", "spend_usd", "last_at", "retried", "attempts_extra")
+    ended = summed(ask, asked, source, keys, names, "ORDER BY calls DESC, outcome, provider")
     well = [row for row in ended if row[0] == "ok"]
     after_retry = sum(row[5] for row in well)
-    tried = _tried(ask, asked)
+    found = tried(ask, asked, source)
     rows = [row[:5] for row in ended if row[0] != "ok"]
     return {
         "rows": [_named(("outcome", "provider", "calls", "wasted_usd", "last_at"), row) for row in rows],
         "attempts": [
-            _named(("outcome", "provider", "attempts", "last_at"), row) for row in tried if row[0] not in {"ok", None}
+            _named(("outcome", "provider", "attempts", "last_at"), row) for row in found if row[0] not in {"ok", None}
         ],
         "funnel": {
             "first_try": sum(row[2] for row in well) - after_retry, "after_retry": after_retry,
             "gave_up": sum(row[2] for row in rows),
         },
         "retry": {
-            "attempts_extra": sum(row[6] for row in ended), "retry_after_asked_s": math.fsum(row[4] for row in tried),
-            "waited_s": math.fsum(row[5] for row in tried),
+            "attempts_extra": sum(row[6] for row in ended), "retry_after_asked_s": math.fsum(row[4] for row in found),
+            "waited_s": math.fsum(row[5] for row in found),
         },
     }  # fmt: skip
-
-
-def _tried(ask: Ask, asked: Range) -> list[tuple[Any, ...]]:
-    """Return (outcome, provider, how many, the last, seconds asked to wait, seconds waited) of the range's attempts.
-
-    Only those are looked at of which there is something to tell, and their calls are found by a hash of the ids: among
-    ten million, two are mistaken for each other once in 100,000 ledgers.
-    """
-    sql = f"""
-        WITH tried AS (
-            SELECT hash(trace_id, call_id) AS place, outcome, started_at, retry_after_s, waited_s FROM attempts
-            WHERE started_at >= ? AND started_at < ?
-                AND (outcome <> 'ok' OR retry_after_s IS NOT NULL OR waited_s IS NOT NULL)),
-        asked AS (
-            SELECT hash(trace_id, id) AS place, provider, started_at FROM calls WHERE {asked.where})
-        SELECT tried.outcome, asked.provider, count(*)::BIGINT AS attempts, max(tried.started_at),
-            coalesce(sum(tried.retry_after_s), 0), coalesce(sum(tried.waited_s), 0)
-        FROM tried JOIN asked ON asked.place = tried.place AND tried.started_at < asked.started_at + ?
-        GROUP BY 1, 2 ORDER BY attempts DESC, 1, 2
-    """
-    bounds = [_naive(asked.start), _naive(asked.end)]
-    begun = _naive(max(asked.start - ATTEMPT_WITHIN, EARLIEST))
-    return ask(sql, [*bounds, begun, *asked.values[1:], ATTEMPT_WITHIN])
 
 
 def calls(ask: Ask, params: Params, now: datetime) -> Json:
@@ -359,7 +305,7 @@ def _units_of(ask: Ask, found: Json, begun: datetime) -> list[Json]:
     """
     rows: list[tuple[Any, ...]] = []
     near = (begun - ATTEMPT_WITHIN, begun + ATTEMPT_WITHIN)
-    for start, end in (near, (_naive(EARLIEST), _naive(LATEST))):
+    for start, end in (near, (naive(EARLIEST), naive(LATEST))):
         if len(rows) < found["units"]:
             rows = ask(sql, [start, end, found["trace_id"], found["id"]])
     units = [_named(UNIT, row) for row in rows]
@@ -435,13 +381,13 @@ def dimensions(ask: Ask, params: Params, now: datetime) -> Json:
     """The distinct values of a dimension, most calls first."""
     asked = _range(params, now, "name", "limit")
     name = asked.rest.get("name", "")
-    column, values = _dimension(name)
+    column = _dimension(name)
     limit = _integer(asked.rest, "limit", LIMIT_MAX, 1, ROWS_MAX)
-    sql = f"""
-        SELECT {column} AS value, count(*)::BIGINT AS calls FROM calls WHERE {asked.where}
-        GROUP BY 1 HAVING value IS NOT NULL ORDER BY calls DESC, value LIMIT {limit}
-    """
-    return {"name": name, "rows": [_named(("value", "calls"), row) for row in ask(sql, [*values, *asked.values])]}
+    asked.filters += f" AND {column[0]} IS NOT NULL"
+    asked.filter_values += column[1]
+    source = sources(ask, asked, [name])
+    rows = summed(ask, asked, source, [("value", column)], ["calls"], f"ORDER BY calls DESC, value LIMIT {limit}")
+    return {"name": name, "rows": [_named(("value", "calls"), row) for row in rows]}
 
 
 def alerts(ask: Ask, params: Params, now: datetime) -> Json:
@@ -451,7 +397,7 @@ def alerts(ask: Ask, params: Params, now: datetime) -> Json:
         SELECT budget, {ALERT_COLUMNS} FROM alerts WHERE raised_at >= ? AND raised_at < ?
         ORDER BY raised_at DESC, threshold DESC
     """
-    rows = ask(sql, [_naive(asked.start), _naive(asked.end)])
+    rows = ask(sql, [naive(asked.start), naive(asked.end)])
     return {"rows": [_alert(_named(("budget", *ALERT), row)) for row in rows]}
 
 
@@ -459,7 +405,7 @@ def alerts_of(ask: Ask, budget: Budget, window: Window) -> list[Json]:
     """Return the alerts of the budget's window in force; of a rolling one those that were raised in it."""
     which = "window_start = ?" if budget.rolling is None else "raised_at >= ?"
     sql = f"SELECT {ALERT_COLUMNS} FROM alerts WHERE budget = ? AND {which} ORDER BY raised_at, threshold"
-    return [_alert(_named(ALERT, row)) for row in ask(sql, [budget.name, _naive(window.start)])]
+    return [_alert(_named(ALERT, row)) for row in ask(sql, [budget.name, naive(window.start)])]
 
 
 def _alert(row: Json) -> Json:
@@ -491,7 +437,7 @@ def spent(
 def scope_where(budget: Budget, start: datetime, end: datetime) -> tuple[str, list[Any]]:
     """Return the condition that picks the calls of ``budget`` between two instants, and its values."""
     where = "started_at >= ? AND started_at < ?"
-    values: list[Any] = [_naive(start), _naive(end)]
+    values: list[Any] = [naive(start), naive(end)]
     for name, value in budget.scope.items():
         column, more = _dimension(name)
         where += f" AND coalesce({column}, '') = ?"
@@ -530,7 +476,7 @@ def never_asked(
             WHERE {where} AND (reservation_id IS NULL OR started_at < ?) GROUP BY ALL
         ) AS found ON true WHERE key = 'applied'
     """
-    rows = ask(sql, [*grouped, *values, _naive(since)])
+    rows = ask(sql, [*grouped, *values, naive(since)])
     sums = [(tuple(group), at, Decimal(amount)) for _, amount, at, *group in rows if amount]
     segment, offset = json.loads(rows[0][0])
     return (segment, offset), sums
@@ -546,7 +492,7 @@ def _range(params: Params, now: datetime, *own: str, filters: bool = True) -> Ra
     start = _instant("start", single["start"]) if single.get("start") else end - timedelta(days=1)
     if start > end:
         raise BadParameterError(f"start {_iso(start)} is after end {_iso(end)}")
-    found = Range(start, end, "started_at >= ? AND started_at < ?", [_naive(start), _naive(end)])
+    found = Range(start, end)
     found.rest = {name: value for name, value in single.items() if name in own}
     if filters:
         for name in dict.fromkeys(name for name, _ in params if _is_filter(name)):
@@ -571,23 +517,24 @@ def _filter(asked: Range, name: str, wanted: list[str]) -> None:
     for value in dict.fromkeys(wanted):
         if value == "":
             either.append(f"coalesce({column}, '') = ''")
-            asked.values += values
+            asked.filter_values += values
         elif name == "outcome" and value == FAILED:
             either.append("outcome <> 'ok'")
         else:
             either.append(f"{column} = ?")
-            asked.values += [*values, value]
-    asked.where += f" AND ({' OR '.join(either)})"
+            asked.filter_values += [*values, value]
+    asked.names.add(name)
+    asked.filters += f" AND ({' OR '.join(either)})"
 
 
-def _dimension(name: str) -> tuple[str, list[Any]]:
+def _dimension(name: str) -> Sql:
     if not _is_filter(name) or name == "cost_status":
         known = ", ".join([*(known for known in COLUMNS if known != "cost_status"), "tag.NAME"])
         raise BadParameterError(f"{name[:64]!r} is no dimension; known: {known}")
     return _column(name)
 
 
-def _column(name: str) -> tuple[str, list[Any]]:
+def _column(name: str) -> Sql:
     """Return the SQL of a dimension and its values; only a tag's name comes from outside, and it is bound."""
     if name.startswith(TAG):
         return "map_extract_value(tags, ?)", [name[len(TAG) :]]
@@ -621,19 +568,36 @@ def _zone(name: str) -> ZoneInfo:
 # Buckets
 
 
-def _bucket(bucket: str, zone: ZoneInfo, asked: Range) -> tuple[str, list[Any]]:
-    """Return the SQL of a call's bucket: its start in UTC, for days their local date."""
+@dataclass(frozen=True, slots=True)
+class _Bucket:
+    sql: Sql
+    """A call's bucket: its start in UTC, for days their local date."""
+    cuts: Sequence[datetime] = ()
+    """Where buckets meet within an hour."""
+
+
+def _bucket(bucket: str, zone: ZoneInfo, asked: Range) -> _Bucket:
     if bucket != "day":
-        return f"date_trunc('{bucket}', started_at)", []
+        return _Bucket((f"date_trunc('{bucket}', started_at)", []))
     # A zone's offset is constant but for its changes in the range, so a CASE over those gives the local time.
     changes = list(_offsets(zone, asked))
     whens = "".join(" WHEN started_at < ? THEN to_seconds(?::BIGINT)" for _ in changes[1:])
     values: list[Any] = []
     for (_, offset), (until, _) in pairwise(changes):
-        values += [_naive(until), offset]
+        values += [naive(until), offset]
     values.append(changes[-1][1])
     shift = f"CASE{whens} ELSE to_seconds(?::BIGINT) END" if whens else "to_seconds(?::BIGINT)"
-    return f"date_trunc('day', started_at + {shift})", values
+    cuts = [naive(at) for at, _ in changes[1:]]
+    for (start, offset), until in zip(changes, [*(at for at, _ in changes[1:]), asked.end], strict=True):
+        if offset % 3600:
+            cuts += _midnights(naive(start), naive(until), timedelta(seconds=offset))
+    return _Bucket((f"date_trunc('day', started_at + {shift})", values), cuts)
+
+
+def _midnights(start: datetime, end: datetime, offset: timedelta) -> list[datetime]:
+    """Return when days begin between two instants where local time is ``offset`` ahead."""
+    first = (start + offset).replace(hour=0, minute=0, second=0, microsecond=0) - offset
+    return [first + timedelta(days=day) for day in range((end - first).days + 2)]
 
 
 def _offsets(zone: ZoneInfo, asked: Range) -> list[tuple[datetime, int]]:
@@ -709,7 +673,3 @@ def _iso(at: datetime | None) -> str | None:
         return None
     at = at.astimezone(UTC) if at.tzinfo else at
     return at.replace(tzinfo=None).isoformat() + "Z"
-
-
-def _naive(at: datetime) -> datetime:
-    return at.astimezone(UTC).replace(tzinfo=None)

@@ -113,7 +113,7 @@ class Answers:
         """Send a test message to every channel, and answer what became of it."""
         if not _is_json(request):
             return error_answer(415, "unsupported", "send the body as application/json; {} will do")
-        return await self._answer(lambda: {"rows": self.alerting.test()})
+        return await self._run(lambda: {"rows": self.alerting.test()})
 
     async def budgets(self, request: Request) -> Response:
         """Answer how far each budget is spent."""
@@ -130,7 +130,7 @@ class Answers:
 
     async def delete_budget(self, request: Request) -> Response:
         """Take a budget out of force."""
-        return await self._answer(lambda: standings.delete(self.budgeting, request.path_params["id"]))
+        return await self._run(lambda: standings.delete(self.budgeting, request.path_params["id"]))
 
     async def _tabular(self, request: Request, question: Callable[..., Any]) -> Response:
         def asked() -> Response:
@@ -195,7 +195,7 @@ class Answers:
             asked = None
         if not isinstance(asked, dict):
             return error_answer(400, "bad_parameter", "the body is no JSON object")
-        return await self._answer(lambda: order(asked))
+        return await self._run(lambda: order(asked))
 
     async def ledger(self, request: Request) -> Response:
         """Answer what came and what became of it."""
@@ -212,6 +212,15 @@ class Answers:
         return self.applier.ask(sql, params)
 
     async def _answer(self, question: Callable[[], Any]) -> Response:
+        """Answer a question, all of it from one state of the store."""
+
+        def asked() -> Any:
+            with self.applier.snapshot():
+                return question()
+
+        return await self._run(asked)
+
+    async def _run(self, question: Callable[[], Any]) -> Response:
         try:
             answer = await asyncio.get_running_loop().run_in_executor(self.pool, question)
             return answer if isinstance(answer, Response) else _json(200, answer)

@@ -14,19 +14,18 @@ from typing import Any
 from tallystick.collector import query
 from tallystick.collector.budgeting import Budgeting
 from tallystick.collector.query import (
-    Ask,
     BadParameterError,
     Json,
     NotFoundError,
     Params,
     _integer,
     _iso,
-    _naive,
     _named,
     _plain,
     _range,
     _refuse_unknown,
 )
+from tallystick.collector.rollups import Ask, naive
 from tallystick.collector.settings import budget_from
 from tallystick.errors import SettingsError, TallystickError
 from tallystick.model.budgets import Budget
@@ -75,7 +74,7 @@ def refusals(ask: Ask, params: Params, now: datetime) -> Json:
         SELECT {columns} FROM refusals WHERE refused_at >= ? AND refused_at < ? {where}
         ORDER BY refused_at DESC, id LIMIT {limit}
     """
-    rows = ask(sql, [_naive(asked.start), _naive(asked.end), *values])
+    rows = ask(sql, [naive(asked.start), naive(asked.end), *values])
     return {"rows": [_named(REFUSAL, row) for row in rows]}
 
 
@@ -86,7 +85,7 @@ def changes(ask: Ask, params: Params, now: datetime) -> Json:
         SELECT {", ".join(CHANGE)} FROM budget_changes
         WHERE changed_at >= ? AND changed_at < ? ORDER BY changed_at DESC, budget LIMIT {query.ROWS_MAX}
     """
-    rows = ask(sql, [_naive(asked.start), _naive(asked.end)])
+    rows = ask(sql, [naive(asked.start), naive(asked.end)])
     found = [_named(CHANGE, row) for row in rows]
     for row in found:
         row["definition"] = None if row["definition"] is None else json.loads(row["definition"])
@@ -233,6 +232,6 @@ def _taken(ask: Ask, budget: Budget, window: Window, now: datetime) -> dict[tupl
             coalesce(sum(unpriced_units), 0)::BIGINT{"".join(f", {column}" for column in columns)}
         FROM calls WHERE {where} GROUP BY ALL
     """
-    lately = _naive(max(window.start, now - HOUR))
+    lately = naive(max(window.start, now - HOUR))
     rows = ask(sql, [lately, *grouped, *values])
     return {tuple(group): Taken(Decimal(all_), Decimal(last), unpriced) for all_, last, unpriced, *group in rows}

@@ -11,8 +11,8 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
@@ -26,12 +26,13 @@ import pyarrow.compute as pc
 from tallystick.collector.decode import TOKENS, Batch, Row, settle
 from tallystick.collector.journal import Position
 from tallystick.collector.packed import TABLES, BadRowsError, Key, Packed, table_of
+from tallystick.collector.rollups import CLEAR, HOUR, hours_of, joined, touched, tried_of
 from tallystick.collector.seen import Hashes, Seen
 from tallystick.errors import StoreError, StoreTooNewError
 
 log = logging.getLogger("tallystick.store")
 
-SCHEMA = 6
+SCHEMA = 7
 FILE_VERSION = "v1.5.0"
 """The oldest storage format that both 1.5 and 2.x read and write; DuckDB 1.5's own default is older and slower."""
 WAL_BYTES = "64MB"
@@ -54,6 +55,12 @@ MADE = frozenset({
 UNIT_TOLD = ("unit_id", "provider", "model", "usage", "estimated")
 
 
+MARK = """
+    INSERT INTO rollup_dirty
+    SELECT DISTINCT date_trunc('hour', started_at) FROM calls WHERE {} EXCEPT FROM rollup_dirty
+"""
+"""Before rows of ``calls`` are changed or removed: their hours are to be summed again."""
+
 # ``revised`` is an Arrow table: the columns of unit_revisions, and beside them the rest of a unit's new figures.
 REVISED = ("receipt", "input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
 INSERT_REVISIONS = f"INSERT INTO unit_revisions BY NAME SELECT * EXCLUDE ({', '.join(REVISED)}) FROM revised"  # noqa: S608
@@ -63,6 +70,7 @@ UPDATE_UNITS = f"""
     FROM revised
     WHERE units.trace_id = revised.trace_id AND units.call_id = revised.call_id AND units.position = revised.position
 """  # noqa: S608 -- of REVISED
+REVISED_CALLS = "(trace_id, id) IN (SELECT (trace_id, call_id) FROM revised)"
 # The same sums as `tallystick.collector.decode.settle` makes.
 UPDATE_CALLS = f"""
     UPDATE calls SET cost_usd = sums.cost_usd, estimated_usd = sums.estimated_usd, cost_status = sums.cost_status,
@@ -144,9 +152,7 @@ class Store:
 
     def ask(self, sql: str, params: Params = ()) -> list[tuple[Any, ...]]:
         """Return all rows of a question; for any thread.  Raises QueryTimeoutError, or StoreBrokenError."""
-        cursor = getattr(self._threads, "cursor", None)
-        if cursor is None:
-            cursor = self._threads.cursor = self._cursor()
+        cursor = self._thread_cursor()
         timer = threading.Timer(self.query_timeout_s, cursor.interrupt)
         timer.start()
         try:
@@ -160,6 +166,27 @@ class Store:
         finally:
             timer.cancel()
         return rows
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Have all that this thread asks inside answered from one state, whatever is stored meanwhile."""
+        cursor = self._thread_cursor()
+        try:
+            cursor.execute("BEGIN TRANSACTION READ ONLY").fetchall()
+        except duckdb.Error as error:
+            self._threads.cursor = None
+            raise StoreClosedError(f"DuckDB is closed: {_first_line(error)}") from error
+        try:
+            yield
+        finally:
+            with suppress(duckdb.Error):
+                cursor.execute("ROLLBACK").fetchall()
+
+    def _thread_cursor(self) -> duckdb.DuckDBPyConnection:
+        cursor: duckdb.DuckDBPyConnection | None = getattr(self._threads, "cursor", None)
+        if cursor is None:
+            cursor = self._threads.cursor = self._cursor()
+        return cursor
 
     # Applying; the writer's thread only
 
@@ -213,7 +240,7 @@ class Store:
             self._writer.register("revised", pa.Table.from_arrays(columns, schema=schema))
             self._writer.execute("BEGIN").fetchall()
             try:
-                for sql in (INSERT_REVISIONS, UPDATE_UNITS, UPDATE_CALLS):
+                for sql in (MARK.format(REVISED_CALLS), INSERT_REVISIONS, UPDATE_UNITS, UPDATE_CALLS):
                     self._writer.execute(sql).fetchall()
                 self._writer.execute("COMMIT").fetchall()
             except BaseException:
@@ -225,6 +252,30 @@ class Store:
         except duckdb.Error as error:
             raise StoreBrokenError(f"DuckDB cannot revise: {_first_line(error)}") from error
 
+    def roll(self, until: datetime, hours_max: int) -> bool:
+        """Sum some of the hours before ``until`` of which rows have changed; False when there was none."""
+        sql = "SELECT hour FROM rollup_dirty WHERE hour + INTERVAL 1 HOUR <= ? ORDER BY hour LIMIT ?"
+        try:
+            hours = [hour for (hour,) in self._writer.execute(sql, [until, hours_max]).fetchall()]
+            for start, end in joined((hour, hour + HOUR) for hour in hours):
+                self._roll(start, end)
+        except duckdb.Error as error:
+            raise StoreBrokenError(f"DuckDB cannot sum an hour: {_first_line(error)}") from error
+        return bool(hours)
+
+    def _roll(self, start: datetime, end: datetime) -> None:
+        self._writer.execute("BEGIN").fetchall()
+        try:
+            for sql in CLEAR:
+                self._writer.execute(sql, [start, end]).fetchall()
+            self._writer.execute(hours_of("calls", frozen=False), [start, end]).fetchall()
+            self._writer.execute(tried_of("attempts", "calls", frozen=False), [start, end, start, end]).fetchall()
+            self._writer.execute("COMMIT").fetchall()
+        except BaseException:
+            with suppress(duckdb.Error):
+                self._writer.execute("ROLLBACK").fetchall()
+            raise
+
     def checkpoint(self) -> None:
         """Fold the write-ahead log into the file; for idle moments."""
         try:
@@ -235,6 +286,7 @@ class Store:
     def _insert(self, packed: Packed) -> list[tuple[Seen, Hashes]]:
         span_hashes = self._once(packed)
         unit_hashes = self._billed_once(packed)
+        self._mark(touched(packed.tables["calls"], packed.tables["attempts"]))
         for table in TABLES:
             self._insert_table(table, packed.tables[table])
         own_calls = pc.sum(_is_own(packed.tables["calls"])).as_py() or 0
@@ -244,6 +296,12 @@ class Store:
             "dropped_records": told, "dropped:by an app": told,
         })  # fmt: skip
         return [(self._spans_seen, span_hashes), (self._units_seen, unit_hashes)]
+
+    def _mark(self, hours: Iterable[int]) -> None:
+        """Note, in the transaction that is under way, that rows of ``hours``, counted from 1970, have changed."""
+        if found := [EPOCH + int(hour) * HOUR for hour in hours]:
+            sql = "INSERT INTO rollup_dirty SELECT unnest(?::TIMESTAMP[]) EXCEPT FROM rollup_dirty"
+            self._writer.execute(sql, [found]).fetchall()
 
     def _insert_table(self, name: str, table: pa.Table) -> None:
         if not len(table):
@@ -366,6 +424,8 @@ class Store:
             by_trace = _by_trace(call for call in batch.calls if (call["trace_id"], call["id"]) not in anonymous)
             for call in self._calls_of(set(by_trace), ""):
                 if _wraps_any(call, by_trace):
+                    where = "trace_id = ? AND id = ?"
+                    self._writer.execute(MARK.format(where), [call["trace_id"], call["id"]]).fetchall()
                     for table, column in (("units", "call_id"), ("calls", "id")):
                         sql = f"DELETE FROM {table} WHERE trace_id = ? AND {column} = ?"  # noqa: S608
                         self._writer.execute(sql, [call["trace_id"], call["id"]]).fetchall()
@@ -425,6 +485,7 @@ class Store:
             self._writer.execute("DELETE FROM units WHERE provider = ? AND unit_id = ?", key).fetchall()
             where = "trace_id = ? AND {} = ?"
             left = self._rows("units", where.format("call_id"), [trace_id, call_id])
+            self._writer.execute(MARK.format(where.format("id")), [trace_id, call_id]).fetchall()
             for call in self._rows("calls", where.format("id"), [trace_id, call_id]):
                 self._writer.execute("DELETE FROM calls WHERE trace_id = ? AND id = ?", [trace_id, call_id]).fetchall()
                 # A foreign call is nothing but its unit; it stays in ``spans``.
