@@ -166,7 +166,7 @@ def _settlement(name: str, cost: int) -> dict[str, Any]:
 def _span(number: int, worker: Worker) -> dict[str, Any]:
     call = {"id": f"{number}.{worker.call}", "usd": str(worker.cost), "tokens": 0, "calls": 1, "certain": True,
             "at": AT_US, "dimensions": {}}  # fmt: skip
-    return {"event": "observed", "upto": [1, number + 1], "calls": [call]}
+    return {"event": "observed", "calls": [call]}
 
 
 def _set(world: World, number: int, worker: Worker, ledger: str | None = None) -> World:
@@ -176,7 +176,6 @@ def _set(world: World, number: int, worker: Worker, ledger: str | None = None) -
 
 def _told(world: World, kind: type[Ledger], event: dict[str, Any]) -> str:
     ledger = _read(world.ledger, kind)
-    ledger.observed = (0, 0)  # each span comes once here, in any order
     ledger.apply(json.loads(json.dumps(event)))
     return _written(ledger)
 
@@ -189,7 +188,6 @@ def _read(text: str, kind: type[Ledger]) -> Ledger:
 
 
 def _written(ledger: Ledger) -> str:
-    ledger.observed = (0, 0)
     return json.dumps(ledger.dump())
 
 
@@ -204,6 +202,8 @@ def _canonical(world: World, calls: int) -> World:
     found: dict[int, list[Any]] = {number: [] for number in range(len(world.workers))}
     for reservation in told["reservations"]:
         found[int(reservation[0][0])].append([reservation[0][2:], *reservation[1:]])
+    for name in told["done"]:
+        found[int(name[0])].append([name[2:]])
     marks = [
         (repr(worker), repr(sorted(found[number])), repr(world.repeated) if _is_of(world.repeated, number) else "")
         for number, worker in enumerate(world.workers)
@@ -213,6 +213,8 @@ def _canonical(world: World, calls: int) -> World:
     for reservation in told["reservations"]:
         reservation[0] = place[reservation[0][0]] + reservation[0][1:]
     told["reservations"].sort()
+    told["done"] = {place[name[0]] + name[1:]: at_us for name, at_us in told["done"].items()}
+    told["done"] = dict(sorted(told["done"].items()))
     repeated = world.repeated and (place[world.repeated[0][0]] + world.repeated[0][1:], world.repeated[1])
     return replace(
         world, workers=tuple(world.workers[old] for old in order), ledger=json.dumps(told), repeated=repeated

@@ -68,11 +68,11 @@ def expire(made: Ledger, *names: str) -> None:
     made.apply({"event": "expired", "ids": list(names)})
 
 
-def span(made: Ledger, name: str, amount: str | int | None, upto: int = 1, **values: Any) -> None:
+def span(made: Ledger, name: str, amount: str | int | None, **values: Any) -> None:
     """Tell of a stored call."""
     call = {"id": name, "usd": None if amount is None else str(amount), "tokens": 10, "calls": 1, "certain": True,
             "at": NOON, "dimensions": {}, **values}  # fmt: skip
-    made.apply({"event": "observed", "upto": [1, upto], "calls": [call]})
+    made.apply({"event": "observed", "calls": [call]})
 
 
 def stand(made: Ledger, name: str = "b", group: tuple[str, ...] = (), at: int = NOON) -> tuple[Decimal, Decimal]:
@@ -267,9 +267,10 @@ def test_spans_are_told_again_after_a_rebuild_and_count_once() -> None:
     ask(made, "a", 4)
     settle(made, "a", 1)
     for _ in range(2):
-        span(made, "a", 2, upto=7)
+        span(made, "a", 2)
+        span(made, "lost", 3)
 
-    assert stand(made) == (2, 0)
+    assert stand(made) == (5, 0)
 
 
 def test_a_call_whose_asking_never_arrived_is_charged_when_its_span_comes() -> None:
@@ -295,10 +296,12 @@ def test_only_so_many_settled_ones_are_kept_the_newest() -> None:
     for number in range(5):
         ask(made, str(number), 1, at=NOON + number)
         settle(made, str(number), 1)
+        if number < 2:
+            span(made, str(number), 1)
     ask(made, "open", 1, at=NOON + 9)
     made.forget(0, settled_max=2)
 
-    assert list(made.reservations) == ["3", "4", "open"]
+    assert (list(made.reservations), made.done) == (["3", "4", "open"], {})
 
 
 def test_a_slice_is_settled_in_sums_and_gives_its_rest_back() -> None:
@@ -500,7 +503,6 @@ class Life(RuleBasedStateMachine):
         self.asked: dict[str, tuple[int, str, Decimal]] = {}
         """When it was admitted (by the ledger's clock), its user, its worst case."""
         self.billed: dict[str, Decimal] = {}
-        self.observed = 0
 
     @initialize()
     def begin(self) -> None:
@@ -528,10 +530,7 @@ class Life(RuleBasedStateMachine):
         elif how == "unknown":
             settle(self.ledger, name, None)
         elif how in {"span", "partly"}:
-            self.observed += 1
-            span(
-                self.ledger, name, self.billed[name], upto=self.observed, certain=how == "span", at=self.asked[name][0]
-            )
+            span(self.ledger, name, self.billed[name], certain=how == "span", at=self.asked[name][0])
         else:
             for _ in range(1 + (how == "twice")):
                 settle(self.ledger, name, self.billed[name])

@@ -165,6 +165,8 @@ class Budgeting:
                 if known.state != SETTLED:
                     self._leases[demand.id] = time.monotonic() + demand.lease_s
                 return [key[0] for key, _ in known.places], self._written
+            if demand.id in self._ledger.done:
+                return [], self._written
             outcome = self._ledger.admit(demand, self.clock())
             if isinstance(outcome, Refusal):
                 return outcome, None
@@ -242,6 +244,8 @@ class Budgeting:
     def stored(self, calls: pa.Table, upto: Position) -> None:
         """Take the costs of ``calls``, which are in the store now; for the applier's thread."""
         with self._lock:
+            if upto < self._fed:  # the store was lost, and is made again
+                self._is_stale = True
             self._fed = upto
             enforcing = list(self._enforcing())
             if not enforcing:
@@ -257,7 +261,7 @@ class Budgeting:
                         amount = _amount(row, terms.budget.unit)
                         self._ledger.add_external(terms, terms.budget.group_of(dimensions), row["started_at"], amount)
             if told:
-                self._do({"event": "observed", "upto": [upto.segment, upto.offset], "calls": told})
+                self._do({"event": "observed", "calls": told})
         self.freed()
 
     def changed(self) -> None:

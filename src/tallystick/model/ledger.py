@@ -189,8 +189,8 @@ class Ledger:
         self.terms: dict[str, Terms] = {}
         self.pots: dict[Key, dict[int, Pot]] = {}
         self.reservations: dict[str, Reservation] = {}
-        self.observed: tuple[int, int] = (0, 0)
-        """How far in the journal of calls their costs were taken."""
+        self.done: dict[str, int] = {}
+        """The last of which nothing more is expected, and since when: a store that is rebuilt tells of them again."""
         self.forgotten_us = 0
         """Of calls that began before, the reservation may have been settled and forgotten."""
 
@@ -353,10 +353,6 @@ class Ledger:
             self._count(reservation, -1)
 
     def _take_observed(self, event: Mapping[str, Any]) -> None:
-        upto = tuple(event["upto"])
-        if upto <= self.observed:
-            return
-        self.observed = upto
         for call in event["calls"]:
             self._observe(call)
 
@@ -366,6 +362,8 @@ class Ledger:
         One that is the whole story (``certain``) replaces what was charged; another one, such as a call of which an
         attempt was lost, or whose answer was cut, may only raise it.
         """
+        if call["id"] in self.done:
+            return
         reservation = self.reservations.get(call["id"])
         known = tuple(None if call.get(unit) is None else max(Decimal(call[unit]), ZERO) for unit in UNITS)
         if reservation is None:
@@ -379,19 +377,24 @@ class Ledger:
             charge = tuple(was if value is None else value for value, was in zip(known, reservation.worst, strict=True))
             self._change(reservation, SETTLED, charge)
             if was_settled:
-                del self.reservations[reservation.id]
+                self._finish(reservation.id)
         elif reservation.state == SETTLED:
             raised = (
                 was if value is None else max(value, was) for value, was in zip(known, reservation.charge, strict=True)
             )
             self._change(reservation, SETTLED, tuple(raised))
-            del self.reservations[reservation.id]
+            self._finish(reservation.id)
+
+    def _finish(self, reservation_id: str) -> None:
+        self.reservations.pop(reservation_id, None)
+        self.done[reservation_id] = self.clock_us
 
     def _charge_late(self, call: Mapping[str, Any], known: Sequence[Decimal | None]) -> None:
         """Charge a call whose asking never arrived here; it went on because its budget fails open."""
         for name, terms in self._covering(call["dimensions"]):
             key = name, terms.budget.group_of(call["dimensions"])
             self._pot(key, terms.pot_at(call["at"])).spent += known[terms.unit] or ZERO
+        self._finish(call["id"])
 
     def _take_turned_away(self, event: Mapping[str, Any]) -> None:
         self._tick(event["at"])
@@ -459,14 +462,15 @@ class Ledger:
 
     def forget(self, settled_before_us: int, settled_max: int) -> None:
         """Drop what is settled and old; their own spans, if they come later still, change nothing any more."""
-        settled = [found for found in self.reservations.values() if found.state == SETTLED]
-        settled.sort(key=lambda found: found.touched_us)
+        settled = [(found.touched_us, found.id) for found in self.reservations.values() if found.state == SETTLED]
+        settled = sorted([*settled, *((at_us, name) for name, at_us in self.done.items())])
         spare = len(settled) - settled_max
-        for number, reservation in enumerate(settled):
-            if reservation.touched_us >= settled_before_us and number >= spare:
+        for number, (touched_us, name) in enumerate(settled):
+            if touched_us >= settled_before_us and number >= spare:
                 break
-            del self.reservations[reservation.id]
-            self.forgotten_us = max(self.forgotten_us, reservation.touched_us)
+            self.reservations.pop(name, None)
+            self.done.pop(name, None)
+            self.forgotten_us = max(self.forgotten_us, touched_us)
 
     def prune(self, reference_us: int) -> None:
         """Drop the pots of windows that are long over at ``reference_us``, and what was charged to nothing else."""
@@ -494,7 +498,7 @@ class Ledger:
         return {
             "event": "state",
             "clock": self.clock_us,
-            "observed": list(self.observed),
+            "done": dict(self.done),
             "forgotten": self.forgotten_us,
             "budgets": [[as_json(terms.budget), terms.source, terms.since_us] for terms in self.terms.values()],
             "pots": [
@@ -516,7 +520,7 @@ class Ledger:
 
     def _take_state(self, event: Mapping[str, Any]) -> None:
         self.__init__()  # type: ignore[misc]
-        self.clock_us, self.observed, self.forgotten_us = event["clock"], tuple(event["observed"]), event["forgotten"]
+        self.clock_us, self.done, self.forgotten_us = event["clock"], dict(event["done"]), event["forgotten"]
         for told, source, since_us in event["budgets"]:
             budget = budget_of(told)
             self.terms[budget.name] = Terms(budget, source, since_us)
