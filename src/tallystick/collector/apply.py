@@ -40,7 +40,7 @@ GATHER_BYTES = 1024 * 1024
 IDLE_S = 0.5
 CHECKPOINT_IDLE_S = 10.0
 BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
-STUCK_S = 10.0
+STUCK_S = 4.0
 REOPEN_S = 5.0
 ROLL_S, BUSY_HOURS, IDLE_HOURS = 10.0, 4, 24
 """How often hours are summed while records keep coming, how many then, and how many at once when none come."""
