@@ -35,10 +35,11 @@ class Recorder:
         """When the app asked for more, of the performance counter; None before the first bytes."""
         self.longest_gap_s = 0.0
         """The longest that the app had to wait for more, the first bytes not counted."""
-        self._on_content = on_content
+        self._on_content: Callable[[], None] | None = on_content
         self._done = done
         self._over = False
-        self._decode = _decoder(encoding)
+        self._decode = None if encoding in {"", "identity"} else _decoder(encoding)
+        self._is_readable = self._decode is not None or encoding in {"", "identity"}
         open_recorders.add(self)
 
     def feed(self, chunk: bytes) -> None:
@@ -47,13 +48,15 @@ class Recorder:
             return
         self._measure()
         reader = self.reader
-        if self._decode is None:
+        if self._decode is not None:
+            chunk = self._decode(chunk)
+        if self._is_readable:
+            reader.feed(chunk)
+        else:
             reader.first_content = reader.answer.is_unreadable = True
-            return
-        reader.feed(self._decode(chunk))
         if reader.first_content and self._on_content is not None:
             self._on_content()
-            self._on_content = None  # type: ignore[assignment]
+            self._on_content = None
         # Some SDK versions never close a stream after its last event or an error event.
         if reader.complete or reader.failed or (self.ends_settled and reader.is_settled):
             self.over()
@@ -70,8 +73,9 @@ class Recorder:
         open_recorders.discard(self)
         if error is not None:
             self._measure()
-        if exhausted and not self.reader.complete and self._decode is not None:
+        if exhausted and not self.reader.complete and self._is_readable:
             self.reader.end()
+        self.reader.settle()
         self.outcome = self._outcome(error, exhausted)
         if error is not None and self.outcome is not Outcome.ABANDONED:
             self.exception = type(error).__qualname__
@@ -95,8 +99,6 @@ class Recorder:
 
 def _decoder(encoding: str) -> Callable[[bytes], bytes] | None:
     """Return what undoes a content encoding, None for one that we cannot undo."""
-    if encoding in {"", "identity"}:
-        return bytes
     if encoding in {"gzip", "deflate"}:
         return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress
     # What the HTTP library has advertised, it has imported; what it has not imported was not asked for.

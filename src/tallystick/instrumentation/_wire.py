@@ -23,6 +23,10 @@ BATCH_UNITS_MAX = 200
 """How many answers of a batch go on one span."""
 KEPT_BYTES_MAX = 256 * 1024
 """How much of an unfinished stream is kept to estimate what it cost."""
+PASSING_BYTES_MAX = 64 * 1024
+"""How much of it may wait to be counted."""
+EDGE_BYTES = 24
+"""How much of a chunk's end is looked at together with the next chunk, for words that are cut in two."""
 
 
 @dataclass(slots=True)
@@ -185,6 +189,9 @@ class StreamReader(ABC):
     """Follows one event stream by its lines; parses only the events that carry facts.
 
     ``complete`` is true once the terminal marker was seen: a stream that was merely closed is not complete.
+
+    Most of a stream is content.  Once the first of it was seen, chunks that cannot say more pass unread: how many
+    events they were is counted later, in one go, and their text is read only when it must be estimated.
     """
 
     def __init__(self) -> None:
@@ -195,6 +202,10 @@ class StreamReader(ABC):
         self.first_content = False
         self._tail = b""
         self._event = b""
+        self._edge = b""
+        self._is_midway = False
+        self._passing: list[bytes] = []
+        self._passing_bytes = 0
         self._kept: list[bytes] = []
         self._kept_bytes = 0
 
@@ -211,6 +222,34 @@ class StreamReader(ABC):
 
     def feed(self, chunk: bytes) -> None:
         """Take decoded bytes, cut anywhere."""
+        near = self._edge + chunk
+        self._edge = near[-EDGE_BYTES:]
+        if not self.first_content or self._is_midway or self.tells(near):
+            self.settle()
+            self._read(chunk)
+            return
+        self._passing.append(chunk)
+        self._passing_bytes += len(chunk)
+        if self._passing_bytes > PASSING_BYTES_MAX:
+            self.settle()
+
+    def tells(self, text: bytes) -> bool:
+        """Tell whether some of a stream's text may say more than content, by words shorter than `EDGE_BYTES`."""
+        return True
+
+    def settle(self) -> None:
+        """Take account of what has passed unread."""
+        if not self._passing:
+            return
+        passed = b"".join([self._tail, *self._passing])
+        self._passing.clear()
+        self._passing_bytes = 0
+        cut = passed.rfind(b"\n") + 1
+        passed, self._tail = passed[:cut], passed[cut:]
+        self.events += passed.count(b"\ndata:") + passed.startswith(b"data:")
+        self._keep(passed)
+
+    def _read(self, chunk: bytes) -> None:
         lines = (self._tail + chunk).split(b"\n")
         self._tail = lines.pop()
         for line in lines:
@@ -220,31 +259,50 @@ class StreamReader(ABC):
                 self._event = b""
             elif line[:6] == b"event:":
                 self._event = line[6:].strip()
+        self._is_midway = self._event != b"" or self.tells(self._tail)
 
     def end(self) -> None:
         """Say that the body ended; a last line may lack its newline."""
+        self.settle()
         if self._tail:
-            self.feed(b"\n")
+            self._read(b"\n")
 
     @abstractmethod
     def on_data(self, event: bytes, data: bytes) -> None:
         """Take one event: its name, empty when the stream has none, and its data."""
 
+    def is_content(self, event: bytes, data: bytes) -> bool:
+        """Tell whether an event carries a part of the answer's text."""
+        return data[:6] != b"[DONE]"
+
     def estimate(self) -> None:
         """Count the text that was streamed, for an answer that did not say its usage."""
-        self.answer.streamed_characters = sum(_characters(_json(data)) for data in self._kept)
+        self.answer.streamed_characters = sum(_characters(_json(data)) for data in self.kept)
 
     def keep(self, data: bytes) -> None:
         """Keep a content event until the stream has ended."""
         self.first_content = True
+        self._keep(b"data: %b\n" % data.replace(b"\n", b" "))
+
+    def _keep(self, text: bytes) -> None:
         if self._kept_bytes < KEPT_BYTES_MAX:
-            self._kept.append(data)
-            self._kept_bytes += len(data)
+            self._kept.append(text)
+            self._kept_bytes += len(text)
 
     @property
     def kept(self) -> list[bytes]:
         """The content events, or the body, as far as they were kept."""
-        return self._kept
+        found: list[bytes] = []
+        event = b""
+        for line in b"".join(self._kept).split(b"\n"):
+            if line[:6] == b"event:":
+                event = line[6:].strip()
+            elif line[:5] == b"data:":
+                data = line[5:].strip()
+                if self.is_content(event, data):
+                    found.append(data)
+                event = b""
+        return found
 
     def finish(self) -> None:
         """The terminal marker was seen."""
@@ -261,7 +319,7 @@ class MessagesStream(StreamReader):
 
     def on_data(self, event: bytes, data: bytes) -> None:
         event = event or _type_of(data)
-        if event == b"content_block_delta":
+        if self.is_content(event, data):
             self.keep(data)
         elif event == b"message_start":
             message = _mapping(_json(data).get("message"))
@@ -279,6 +337,14 @@ class MessagesStream(StreamReader):
             self.finish()
         elif event == b"error":
             self.fail(_json(data))
+
+    def tells(self, text: bytes) -> bool:
+        """By the names of all events but those of content blocks."""
+        return text.find(b"message_") >= 0 or text.find(b"error") >= 0
+
+    def is_content(self, event: bytes, data: bytes) -> bool:
+        """By its name."""
+        return (event or _type_of(data)) == b"content_block_delta"
 
 
 # What Bedrock calls its errors amid a stream, as the HTTP status that it gives them before one.
@@ -331,10 +397,6 @@ class BedrockStream(MessagesStream):
         """A message that is not whole says nothing."""
 
 
-# What a chunk that says usage or an end has in it; with include_usage every other chunk has ``"usage":null``.
-_CHAT_MARKS = (b'"usage":{', b'"usage": {', b'"finish_reason":"', b'"finish_reason": "')
-
-
 class ChatStream(StreamReader):
     """OpenAI chat and legacy completions: no event names; usage in the last chunk, if asked for; ``[DONE]`` ends."""
 
@@ -342,16 +404,20 @@ class ChatStream(StreamReader):
         if data[:6] == b"[DONE]":
             self.finish()
             return
-        first = self.answer.id is None
-        told = (
-            b'"usage":{' in data
-            or b'"usage": {' in data
-            or b'"finish_reason":"' in data
-            or b'"finish_reason": "' in data
-        )
-        if first or told or data[:8] == b'{"error"':
+        if self.answer.id is None or self.tells(data):
             self._take(_json(data))
         self.keep(data)
+
+    def tells(self, text: bytes) -> bool:
+        """By what a chunk that says usage or an end has in it: with include_usage all others have ``"usage":null``."""
+        return (
+            text.find(b'"usage":{') >= 0
+            or text.find(b'"finish_reason":"') >= 0
+            or text.find(b"[DONE]") >= 0
+            or text.find(b'{"error"') >= 0
+            or text.find(b'"usage": {') >= 0
+            or text.find(b'"finish_reason": "') >= 0
+        )
 
     def _take(self, body: dict[str, Any]) -> None:
         if body.get("error"):
@@ -373,7 +439,7 @@ class ResponsesStream(StreamReader):
 
     def on_data(self, event: bytes, data: bytes) -> None:
         event = event or _type_of(data)
-        if event.endswith(b".delta"):
+        if self.is_content(event, data):
             self.keep(data)
         elif event in {b"response.created", b"response.in_progress"}:
             _take_common(self.answer, _mapping(_json(data).get("response")))
@@ -384,6 +450,20 @@ class ResponsesStream(StreamReader):
             self.finish()
         elif event == b"error":
             self.fail(_json(data))
+
+    def tells(self, text: bytes) -> bool:
+        """By the names of the events that are read."""
+        return (
+            text.find(b"response.created") >= 0
+            or text.find(b"response.completed") >= 0
+            or text.find(b"response.in") >= 0  # in_progress and incomplete
+            or text.find(b"response.failed") >= 0
+            or text.find(b"error") >= 0
+        )
+
+    def is_content(self, event: bytes, data: bytes) -> bool:
+        """By its name."""
+        return (event or _type_of(data)).endswith(b".delta")
 
 
 class PicturesStream(StreamReader):
@@ -423,6 +503,14 @@ class OtherStream(StreamReader):
             _take_common(self.answer, _mapping(body.get("response")))
             if self.answer.usage is not None:
                 self.finish()
+
+    def tells(self, text: bytes) -> bool:
+        """By the usage, or the end."""
+        return text.find(b'"usage":') >= 0 or text.find(b"[DONE]") >= 0
+
+    def is_content(self, event: bytes, data: bytes) -> bool:
+        """Pictures and sound are no text."""
+        return False
 
 
 class RealtimeStream(StreamReader):
