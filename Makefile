@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help setup demo once test check format matrix wheel bench clean
+.PHONY: help setup demo once test check format matrix wheel torture bench clean
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
 
@@ -58,6 +58,9 @@ wheel: setup ## build the wheel, install it without extras beside nothing else, 
 
 frameworks: setup ## frameworks and other vendors' instrumentation beside ours (NAMES="litellm otel" for some)
 	@$(PY) tests/frameworks/run.py $(NAMES)
+
+torture: setup ## hard budgets under kills, lost answers and storms: 20 seeds, judged by the provider's bill (ARGS="--seeds 2")
+	@$(PY) tests/torture/torture.py $(ARGS)
 
 bench: setup ## the benchmarks; reported, never gated
 	@for b in bench/*.py; do echo "==> $$b"; $(PY) $$b; done

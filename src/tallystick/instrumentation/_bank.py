@@ -30,8 +30,12 @@ from tallystick.model.budgets import Budget
 
 log = logging.getLogger("tallystick.budget")
 
-ANSWER_S = 0.045
-"""How long a call waits for the collector; one that does not answer refuses within 50 ms."""
+ANSWER_S = 0.5
+"""How long a call waits for the answer of a collector that has answered so far: the machine may be busy."""
+SILENT_S = 0.045
+"""As ANSWER_S, once it has failed to answer, until it answers again: then a refusal takes less than 50 ms."""
+PROBE_S = 0.25
+"""How soon a collector that has failed to answer is asked again in the background."""
 FIRST_S = 0.045
 """How long the first call of a process waits for the rules."""
 FIRST_THERE_S = 1.0
@@ -40,7 +44,7 @@ KEEPER_S = 2.0
 """How long the background waits for an answer."""
 EXIT_S = 0.2
 REFRESH_S = 10.0
-REFRESH_SILENT_S = 2.0
+REFRESH_SILENT_S = 1.0
 """As REFRESH_S, while no collector answers."""
 REFRESH_ELSE_S = 60.0
 """As REFRESH_S, where an OTLP receiver answers that knows no budgets."""
@@ -226,7 +230,8 @@ class Bank:
             "asks_again": hold is None,
         }
         try:
-            answer = yield partial(self._post, "/api/v1/reservations", body, ANSWER_S + wait_s)
+            patience_s = SILENT_S if self._is_silent else ANSWER_S
+            answer = yield partial(self._post, "/api/v1/reservations", body, patience_s + wait_s)
         except BaseException:  # cancelled while it waited: whatever is held for it is nobody's
             self._asking.discard(key)
             self.release(held_id)
@@ -337,7 +342,7 @@ class Bank:
         try:
             status, told = self._line.ask("POST", path, body, timeout_s)
         except Unreachable as error:
-            self._is_silent = True
+            self._fell_silent()
             return Silence(str(error))
         if status not in {200, 409}:
             detail = (told.get("error") or {}).get("message") if isinstance(told.get("error"), dict) else None
@@ -348,6 +353,11 @@ class Bank:
             self._refresh_at_s = 0.0
             self._woken.set()
         return status, told
+
+    def _fell_silent(self) -> None:
+        self._is_silent = True
+        self._refresh_at_s = min(self._refresh_at_s, time.monotonic() + PROBE_S)
+        self._woken.set()
 
     # --- the thread -------------------------------------------------------------------
 

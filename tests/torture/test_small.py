@@ -1,0 +1,18 @@
+"""A small seed of the torture (`make torture`), so that it cannot rot."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_a_hard_limit_holds_over_processes_lost_answers_and_a_kill() -> None:
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("TALLYSTICK_")}
+    command = [sys.executable, str(Path(__file__).with_name("torture.py")), "--seeds", "1", "--processes", "2"]
+    command += ["--threads", "2", "--limit", "0.06", "--kills", "1", "--collector-kills", "0"]
+
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environ)
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
