@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from query import load
 
 from tallystick.client import Collector
 from tallystick.collector.advice import ABOUT
-from tallystick.collector.store import Store
+from tallystick.collector.store import MARK, Store
 
 CHROMIUM = os.environ.get("TALLYSTICK_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
@@ -54,7 +55,10 @@ def fill(path: Path, calls: int) -> None:
         return
     store = Store(path, memory_limit_mb=1500)
     load(store, calls)
-    store._writer.execute(LOOKS).fetchall()
+    for sql in (LOOKS, MARK.format("true")):
+        store._writer.execute(sql).fetchall()
+    while store.roll(datetime.now(UTC), 100):
+        pass  # the sums of each hour, as the collector makes them when it has time
     store.checkpoint()
     store.close()
 

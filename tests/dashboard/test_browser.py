@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from urllib.parse import urlencode
 
 import pytest
 
+from fakes.collector import merged, otlp_call, running_collector
 from fakes.collector_answers import HOSTILE, Answers, call, serving
 
 if TYPE_CHECKING:
@@ -209,3 +211,21 @@ def test_the_view_goes_along_to_the_next_page(page: Page, answers: Answers, port
         page.get_by_role("link", name="Failures").click()
 
         page.wait_for_url(re.compile(r"/failures\?range=7d"))
+
+
+def test_an_advice_leads_to_its_calls_and_back(page: Page, port: int, tmp_path: Path) -> None:
+    at = time.time_ns() - 2 * 86_400 * 10**9
+    nightly = {"service": "nightly", "usage": {"input_tokens": 2000, "output_tokens": 100}}
+    with running_collector(tmp_path, port=port) as collector:
+        collector.send(merged(*(otlp_call(started_ns=at + number * 10**9, **nightly) for number in range(120))))
+        page.goto("/advisor?range=7d")
+        page.get_by_text("Send in batches what nobody waits for.").wait_for()
+
+        page.get_by_test_id("stPageLink").filter(has_text="120 calls · nightly").click()
+
+        page.wait_for_url(re.compile(r"/calls\?.*service=nightly"))
+        page.get_by_text("120 calls · $0.900").wait_for()
+        page.go_back()
+        page.get_by_text("Send in batches what nobody waits for.").wait_for()
+        page.get_by_role("link", name="Settings").click()
+        page.get_by_text("120 = 120 + 0 + 0: it adds up").wait_for()
