@@ -45,6 +45,7 @@ from tallystick.collector.advise import (
 )
 from tallystick.collector.query import EARLIEST, BadParameterError, Json, Params, _iso, _plain, _range
 from tallystick.collector.rollups import Ask, Range
+from tallystick.collector.store import QueryTimeoutError
 from tallystick.model.failures import MAY_BE_BILLED
 from tallystick.model.usage import Usage
 from tallystick.pricing import Book, Rates, rates_of, steps_of
@@ -130,8 +131,8 @@ def cheapest(flows: Sequence[Flow], rate: RateOf) -> ModelName | None:
 # A call's place in a cache is named by the one who pays, the model and the digest of the prompt's beginning.
 PREFIXED = f"""
     plain AS (
-        SELECT rowid AS n, started_at AS began, provider, {PAID} AS model, template, input_tokens,
-            request_characters, prefixes, prefix_characters, coalesce(key_id, '') AS key
+        SELECT rowid AS n, started_at AS began, provider, {PAID} AS model, input_tokens, request_characters, prefixes,
+            prefix_characters, coalesce(key_id, '') AS key
         FROM calls WHERE {{where}} AND {ANSWERED} AND {SPOKEN} AND cache_read_tokens = 0 AND cache_write_tokens = 0
             AND input_tokens >= {PROMPT_TOKENS_MIN} AND request_characters > 0 AND len(prefixes) > 0
     )
@@ -159,30 +160,35 @@ def _prefixes(question: Question, models: Mapping[ModelName, Rates]) -> list[Pre
     for (provider, model), rates in models.items():
         saved, short = rates.input - rates.cache_read, rates.cache_write - rates.input
         long = None if rates.cache_write_1h is None else float(rates.cache_write_1h - rates.input)
-        weights += [provider, model, float(saved), float(short), long]
-    listed = ", ".join("(?, ?, ?::DOUBLE, ?::DOUBLE, ?::DOUBLE)" for _ in models)
+        weights += [len(weights) // 6, provider, model, float(saved), float(short), long]
+    listed = ", ".join("(?::UTINYINT, ?, ?, ?::DOUBLE, ?::DOUBLE, ?::DOUBLE)" for _ in models)
     short_us, long_us = (ttl_s * 10**6 for ttl_s in CACHE_TTLS_S)
+    # Millions of beginnings are put in order: each is a few numbers, and one that came once is dropped before.
     sql = f"""
-        WITH {PREFIXED}, weights(provider, model, saved, short, long) AS (VALUES {listed}),
+        WITH {PREFIXED}, weights(m, provider, model, saved, short, long) AS (VALUES {listed}),
         begun AS (
-            SELECT n, epoch_us(began) AS began, saved, short, long, provider, model, key, unnest(prefixes) AS digest,
-                input_tokens * unnest(prefix_characters) // request_characters AS tokens
+            SELECT n, epoch_us(began) AS began, m, key, unnest(prefixes) AS digest,
+                (input_tokens * unnest(prefix_characters) // request_characters)::INTEGER AS tokens
             FROM plain JOIN weights USING (provider, model)
         ),
         named AS (
-            SELECT n, began, saved, short, long, tokens, hash(provider, model, key, digest) AS place
-            FROM begun WHERE tokens >= {PROMPT_TOKENS_MIN}
+            SELECT n, began, m, tokens, hash(digest, m, key) AS place FROM begun WHERE tokens >= {PROMPT_TOKENS_MIN}
         ),
         shared AS (SELECT place FROM named GROUP BY place HAVING count(*) > 1),
         timed AS (
-            SELECT named.*, began - lag(began) OVER (PARTITION BY place ORDER BY began, n) AS gap
+            SELECT n, began, m, tokens, place, began - lag(began) OVER (PARTITION BY place ORDER BY began, n) AS gap
             FROM named SEMI JOIN shared USING (place)
         ),
+        sums AS (
+            SELECT place, any_value(m) AS m, sum(tokens) AS tokens,
+                coalesce(sum(tokens) FILTER (gap <= {short_us}), 0) AS soon,
+                coalesce(sum(tokens) FILTER (gap <= {long_us}), 0) AS later
+            FROM timed GROUP BY place
+        ),
         worth AS (
-            SELECT place, greatest(
-                sum(if(gap <= {short_us}, tokens * saved, -tokens * short)),
-                sum(if(gap <= {long_us}, tokens * saved, -tokens * long))) AS usd
-            FROM timed GROUP BY place HAVING usd > 0
+            SELECT place, greatest(soon * saved - (sums.tokens - soon) * short,
+                later * saved - (sums.tokens - later) * long) AS usd
+            FROM sums JOIN weights USING (m) WHERE usd > 0
         ),
         marked AS (
             SELECT n, any_value(began) AS began, arg_max(place, (usd, tokens)) AS place,
@@ -193,12 +199,12 @@ def _prefixes(question: Question, models: Mapping[ModelName, Rates]) -> list[Pre
             SELECT n, tokens, coalesce(began - lag(began) OVER (PARTITION BY place ORDER BY began, n), {2**62}) AS gap
             FROM marked
         )
-        SELECT provider, model, template, count(*)::BIGINT,
+        SELECT provider, {PAID} AS model, template, count(*)::BIGINT,
             coalesce(sum(tokens) FILTER (gap <= {short_us}), 0)::BIGINT,
             coalesce(sum(tokens) FILTER (gap <= {long_us}), 0)::BIGINT,
             coalesce(sum(tokens) FILTER (gap > {short_us}), 0)::BIGINT,
             coalesce(sum(tokens) FILTER (gap > {long_us}), 0)::BIGINT
-        FROM again JOIN plain USING (n) GROUP BY ALL
+        FROM again JOIN calls ON calls.rowid = n GROUP BY ALL
     """
     return [
         Prefix(provider=provider, model=model, template=template, calls=calls, read=(read, read_1h),
@@ -207,33 +213,51 @@ def _prefixes(question: Question, models: Mapping[ModelName, Rates]) -> list[Pre
     ]  # fmt: skip
 
 
-REPEATED = f"""
-    WITH answered AS (
-        SELECT digest, model, cost_usd, started_at,
-            lag(epoch_us(started_at) + (coalesce(latency_ms, 0) * 1000)::BIGINT)
-                OVER (PARTITION BY digest ORDER BY started_at, id) AS before_us
-        FROM calls WHERE {{where}} AND outcome = 'ok' AND {ANSWERED} AND digest IS NOT NULL AND link IS NULL
-    ), waited AS (SELECT digest, model, cost_usd, epoch_us(started_at) - before_us AS gap FROM answered)
-"""
-
-
 def response_cache(question: Question) -> Verdict:
     """Calls that a cache for whole answers would have spared."""
+    sql = f"SELECT count(*)::BIGINT FROM calls WHERE {{where}} AND {ASKED_ONCE}"
+    seen = question.rows(sql)[0][0]
+    found = question.rows(_repeated()) if seen >= CALLS_MIN else []
+    again = [
+        Again(
+            ttl_s=ttl_s,
+            calls=sum(row[2 + 2 * place] for row in found),
+            usd=sum((Decimal(row[3 + 2 * place]) for row in found), ZERO),
+        )
+        for place, ttl_s in enumerate(TTLS_S)
+    ]
+    hour = 2 + 2 * TTLS_S.index(3600)
+    dearest = sorted((row for row in found if row[hour]), key=lambda row: (-row[hour + 1], row[0]))[:PARTS_MAX]
+    listed = [(row[0], row[1], row[hour], Decimal(row[hour + 1])) for row in dearest]
+    return advise_response_cache(again, listed, seen, question.spend_usd)
+
+
+ASKED_ONCE = f"outcome = 'ok' AND {ANSWERED} AND digest IS NOT NULL AND link IS NULL"
+
+
+def _repeated() -> str:
+    """Return the SQL of (digest, model, and for each time how many calls a cache had spared and what they cost)."""
     hits = ", ".join(
-        f"count(*) FILTER (gap BETWEEN 0 AND {ttl_s * 10**6})::BIGINT, "
-        f"coalesce(sum(cost_usd) FILTER (gap BETWEEN 0 AND {ttl_s * 10**6}), 0)"
+        f"count(*) FILTER (gap <= {ttl_s * 10**6})::BIGINT, coalesce(sum(cost_usd) FILTER (gap <= {ttl_s * 10**6}), 0)"
         for ttl_s in TTLS_S
     )
-    seen, *found = question.rows(f"{REPEATED} SELECT count(*)::BIGINT, {hits} FROM waited")[0]
-    again = [
-        Again(ttl_s=ttl_s, calls=calls, usd=Decimal(usd))
-        for ttl_s, calls, usd in zip(TTLS_S, found[::2], found[1::2], strict=True)
-    ]
-    sql = f"""
-        {REPEATED} SELECT digest, any_value(model), count(*)::BIGINT, sum(cost_usd) AS usd FROM waited
-        WHERE gap BETWEEN 0 AND {3600 * 10**6} GROUP BY digest ORDER BY usd DESC, digest LIMIT {PARTS_MAX}
+    # Only what came more than once is put in order, by eight bytes in the place of a text.
+    return f"""
+        WITH asked AS (
+            SELECT hash(digest) AS request, rowid AS n, epoch_us(started_at) AS began, cost_usd,
+                epoch_us(started_at) + (coalesce(latency_ms, 0) * 1000)::BIGINT AS ended
+            FROM calls WHERE {{where}} AND {ASKED_ONCE}
+        ),
+        often AS (SELECT request FROM asked GROUP BY request HAVING count(*) > 1),
+        timed AS (
+            SELECT request, n, cost_usd, began - lag(ended) OVER (PARTITION BY request ORDER BY began, n) AS gap
+            FROM asked SEMI JOIN often USING (request)
+        ),
+        spared AS (
+            SELECT any_value(n) AS n, {hits} FROM timed WHERE gap BETWEEN 0 AND {max(TTLS_S) * 10**6} GROUP BY request
+        )
+        SELECT digest, model, spared.* EXCLUDE (n) FROM spared JOIN calls ON calls.rowid = spared.n
     """
-    return advise_response_cache(again, question.rows(sql), seen, question.spend_usd)
 
 
 def repeats(question: Question) -> Verdict:
@@ -373,7 +397,10 @@ def advice(ask: Ask, params: Params, now: datetime, book: Book) -> Json:
     rows: list[Json] = []
     quiet: list[Json] = []
     for name in [about] if about else ABOUT:
-        verdict = ABOUT[name](question)
+        try:
+            verdict = ABOUT[name](question)
+        except QueryTimeoutError:
+            verdict = Quiet(f"It takes too long over {calls:,} calls; choose a shorter range, or a filter.")
         if isinstance(verdict, Quiet):
             quiet.append({"about": name, "reason": verdict.reason})
         else:
