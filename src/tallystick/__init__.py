@@ -11,11 +11,13 @@ module.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+TYPE_CHECKING = False  # typing's own would load typing, which takes longer than all the rest
 if TYPE_CHECKING:
+    from typing import Any
+
     from tallystick.errors import (
         BudgetExceededError,
         RequestLoopError,

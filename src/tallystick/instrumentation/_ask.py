@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from tallystick.instrumentation._holds import Need
 from tallystick.model import attributes as names
 from tallystick.model.budgets import TAG_PREFIX
-from tallystick.pricing import Bound, upper_bound
 
 if TYPE_CHECKING:
     from tallystick.instrumentation._call import Call
+    from tallystick.pricing import Bound
 
 CLAMP_MIN = 256
 """Tokens; a shorter answer than this is of no use to anybody, and costs money."""
@@ -84,6 +84,8 @@ class Ask:
         return None if cap is None else cap * (answers if isinstance(answers, int) else 1)
 
     def _bounded(self, request: Mapping[str, Any]) -> Bound:
+        from tallystick.pricing import Bound, upper_bound  # with the first call that a budget covers, as `_units` does
+
         if self._unbounded is not None:
             return Bound(usd=None, reason=self._unbounded)
         place = self.call.place

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -80,11 +79,13 @@ def _file(environ: Mapping[str, str]) -> dict[str, Any]:
     """Return what stands in ``TALLYSTICK_CONFIG``, else in tallystick.toml in the current folder; empty without one."""
     named = environ.get("TALLYSTICK_CONFIG")
     path = Path(named or FILE)
+    if not named and not path.exists():
+        return {}
+    import tomllib  # only where there is such a file
+
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        if not named:
-            return {}
         raise SettingsError(f"TALLYSTICK_CONFIG is {named!r}; there is no such file") from error
     except (OSError, ValueError) as error:  # tomllib's and Unicode's errors are both of the latter
         raise SettingsError(f"{path}: cannot be read as TOML: {error}") from error

@@ -12,7 +12,6 @@ from tallystick.instrumentation._wire import Answer
 from tallystick.model import attributes as names
 from tallystick.model.receipt import CostStatus, Receipt
 from tallystick.model.usage import Usage
-from tallystick.pricing import price
 
 CHARACTERS_PER_TOKEN = 4
 """For estimates only; measured error up to 94 % on odd text, see docs/prices.md."""
@@ -56,6 +55,8 @@ def price_unit(
         params["batch"] = True
     if answer.audio_seconds is not None:
         params["audio_seconds"] = answer.audio_seconds
+    from tallystick.pricing import price  # with the first answer: an app that asks for none need not wait for it
+
     model = answer.model or request.get("model")
     receipt = price(place.provider, str(model or ""), usage, api=api, timestamp=at, **params)
     status = CostStatus.ESTIMATED if estimated and receipt.cost_usd is not None else receipt.status
