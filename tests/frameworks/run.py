@@ -1,9 +1,10 @@
-"""Frameworks on top of the SDKs, and other vendors' instrumentation beside ours, each in an environment of its own.
+"""Frameworks on top of the SDKs, other vendors' instrumentation beside ours, servers, each in its own environment.
 
     python tests/frameworks/run.py              all (`make frameworks`)
     python tests/frameworks/run.py litellm      one
 
-Each is driven with `instrument()` before and after the import of it.  Prints framework x shape: `ok`, `absent` (it
+Each is driven with `instrument()` before and after the import of it; servers under `tallystick run`, where nothing is
+before us, and with `instrument()` in the app.  Prints framework x shape: `ok`, `absent` (it
 fails without us too, or this version does not have it), or `FAILED`; exits 1 if anything failed.
 """
 
@@ -25,6 +26,7 @@ ENVIRONMENTS = {
     "instructor": ["instructor[anthropic]"],
     "openai-agents": ["openai-agents"],
     "litellm": ["litellm", "tenacity", "mcp"],
+    "servers": [*SDKS, "gunicorn", "uvicorn", "celery", "gevent"],
     "otel": [*SDKS, "opentelemetry-instrumentation-genai-openai", "opentelemetry-instrumentation-genai-anthropic"],
     "openinference": [*SDKS, "openinference-instrumentation-openai", "openinference-instrumentation-anthropic"],
     "openllmetry": [*SDKS, "opentelemetry-instrumentation-openai", "opentelemetry-instrumentation-anthropic"],
@@ -32,7 +34,20 @@ ENVIRONMENTS = {
     "langfuse": [*SDKS, "langfuse"],
 }
 VENDORS = ("otel", "openinference", "openllmetry", "logfire", "langfuse")
-TOLD = {"openai", "anthropic", "httpx", "httpx2", "litellm", "instructor", "logfire", "langfuse", "openai-agents"}
+TOLD = {
+    "openai",
+    "anthropic",
+    "httpx",
+    "httpx2",
+    "litellm",
+    "instructor",
+    "logfire",
+    "langfuse",
+    "openai-agents",
+    "gunicorn",
+    "celery",
+    "gevent",
+}
 TOOLS = ["pytest>=8.4", "pytest-asyncio", "opentelemetry-proto", "opentelemetry-sdk", "starlette", "uvicorn"]
 ORDERS = ("first", "last")
 
