@@ -233,7 +233,7 @@ def test_gevent_a_thousand_greenlets(
     (tmp_path / "green.py").write_text((patch + load if order == "before" else load + patch) + GREEN)
     begin = ["tallystick", "run"] if WE_ARE_FIRST else [sys.executable]
     ran = subprocess.run(
-        [*begin, "green.py"], env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+        [*begin, "green.py"], env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False
     )
 
     assert ran.stdout == "1000\n", ran.stderr[-3000:]

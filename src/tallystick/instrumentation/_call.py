@@ -20,7 +20,6 @@ from tallystick.instrumentation._attempts import outcome_of_transport
 from tallystick.instrumentation._content import Capture
 from tallystick.instrumentation._guard import guard
 from tallystick.instrumentation._holds import Hold, claim, park, spent_of
-from tallystick.instrumentation._include_usage import HIDE
 from tallystick.instrumentation._otlp import Ids
 from tallystick.instrumentation._routes import Route
 from tallystick.instrumentation._tap import Recorder, is_tapped, tap
@@ -162,7 +161,8 @@ class Call:
     def leave(self, token: Token[Context] | None) -> None:
         """Restore the context that was in force before `enter`."""
         if token is not None:
-            otel_context.detach(token)
+            with guard("the leaving of a call"):
+                otel_context.detach(token)
 
     @property
     def ids(self) -> Ids:
@@ -206,8 +206,6 @@ class Call:
         if not self.route.billed or not 200 <= response.status_code < 300:
             return
         self._answered += 1
-        if self.asked_for_usage:
-            response.extensions[HIDE] = True
         kind = response.headers.get("content-type", "")
         content = _content(response)
         if content is None:

@@ -43,7 +43,9 @@ class Gate:
 
     def is_open(self) -> bool:
         """Tell whether every call may pass without a look at it."""
-        return not (self._has_limits or self.bank.may_refuse() or in_run())
+        with guard("the look at budgets"):
+            return not (self._has_limits or self.bank.may_refuse() or in_run())
+        return False
 
     def admit(self, call: Call, make: Callable[[], Ask]) -> dict[str, Any]:
         """Set aside what ``call`` can take, and return what of its request's JSON must be sent otherwise.

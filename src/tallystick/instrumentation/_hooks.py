@@ -133,7 +133,8 @@ class Hooks:
 
     def _asking(self, call: Call, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         with guard("the request for a stream's usage"):
-            if wants_usage(_options(args, kwargs), call.route, call.place):
+            # What is asked for can only be hidden again by whoever knows which call the answer is of.
+            if current_call() is call and wants_usage(_options(args, kwargs), call.route, call.place):
                 arguments = asking(args, kwargs)
                 call.asked_for_usage = True
                 return arguments
@@ -158,17 +159,16 @@ class Hooks:
     def process_response(self, wrapped: Wrapped, client: Any, args: Any, kwargs: Any) -> Any:
         """Around ``SyncAPIClient._process_response``."""
         with guard("the reading of an answer"):
-            self._answered(client, kwargs, asynchronous=False)
+            self._answered(client, _hiding(kwargs["response"]), kwargs, asynchronous=False)
         return wrapped(*args, **kwargs)
 
     async def process_response_async(self, wrapped: Wrapped, client: Any, args: Any, kwargs: Any) -> Any:
         """Around ``AsyncAPIClient._process_response``."""
         with guard("the reading of an answer"):
-            self._answered(client, kwargs, asynchronous=True)
+            self._answered(client, _hiding(kwargs["response"]), kwargs, asynchronous=True)
         return await wrapped(*args, **kwargs)
 
-    def _answered(self, client: Any, kwargs: Any, *, asynchronous: bool) -> None:
-        call = current_call()
+    def _answered(self, client: Any, call: Call | None, kwargs: Any, *, asynchronous: bool) -> None:
         if has_middleware(client):
             call = self.hops.owner(kwargs["options"], call)
             if call is None:  # middleware that goes on after its call has ended: what it asks is a call of its own
@@ -307,6 +307,14 @@ def _ask(gate: Gate, call: Call, client: Any, options: Any) -> Ask:
     elif has_middleware(client):
         unbounded = "the client has middleware, which may ask further models"
     return Ask(call, gate.told, retries=retries, unbounded=unbounded)
+
+
+def _hiding(response: Any) -> Call | None:
+    """Return the call that ``response`` is of; what it says because we asked for it is marked to be hidden, first."""
+    call = current_call()
+    if call is not None and call.asked_for_usage:
+        response.extensions[HIDE] = True
+    return call
 
 
 def _region(client: Any) -> str | None:

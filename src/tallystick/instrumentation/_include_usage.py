@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
+from tallystick.instrumentation._guard import guard
 from tallystick.instrumentation._routes import Route
 from tallystick.instrumentation._units import Place
 
@@ -57,10 +58,13 @@ def is_refusal(error: BaseException, place: Place) -> bool:
 
 def without_usage(chunks: Iterator[Any]) -> Iterator[Any]:
     """Yield ``chunks`` but for the one that only says usage."""
+    looking = guard("the hiding of a usage chunk")
     try:
         for chunk in chunks:
-            if not _is_usage(chunk):
-                yield chunk
+            with looking:
+                if _is_usage(chunk):
+                    continue
+            yield chunk
     finally:
         close = getattr(chunks, "close", None)
         if close is not None:
@@ -69,10 +73,13 @@ def without_usage(chunks: Iterator[Any]) -> Iterator[Any]:
 
 async def without_usage_async(chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
     """Yield ``chunks`` but for the one that only says usage."""
+    looking = guard("the hiding of a usage chunk")
     try:
         async for chunk in chunks:
-            if not _is_usage(chunk):
-                yield chunk
+            with looking:
+                if _is_usage(chunk):
+                    continue
+            yield chunk
     finally:
         close = getattr(chunks, "aclose", None)
         if close is not None:
