@@ -38,8 +38,10 @@ PROBE_S = 0.25
 """How soon a collector that has failed to answer is asked again in the background."""
 FIRST_S = 0.045
 """How long the first call of a process waits for the rules."""
-FIRST_THERE_S = 1.0
+FIRST_THERE_S = 2.0
 """As FIRST_S, of a process that knows no rules at all, where somebody has taken the connection and thinks."""
+RULES_S = 10.0
+"""How long the background waits for the first rules of a process."""
 KEEPER_S = 2.0
 """How long the background waits for an answer."""
 EXIT_S = 0.2
@@ -394,10 +396,12 @@ class Bank:
     def _refresh(self) -> None:
         self._refresh_at_s = time.monotonic() + REFRESH_S
         try:
-            if not self._first.is_set():
+            if not self._is_there:
                 self._line.open(KEEPER_S)
                 self._is_there = True
-            status, told = self._line.ask("GET", "/api/v1/guard", None, KEEPER_S, RULES_BYTES_MAX)
+            # Until the rules are known calls pass unguarded, so a collector that is only slow is given its time.
+            patience_s = KEEPER_S if self._heard_at_s > 0 else RULES_S
+            status, told = self._line.ask("GET", "/api/v1/guard", None, patience_s, RULES_BYTES_MAX)
         except Unreachable as error:
             self._is_silent = True
             self._refresh_at_s = time.monotonic() + REFRESH_SILENT_S
