@@ -33,14 +33,15 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on, or answer 421, 403 or 401."""
-        if scope["type"] == "http" and (refusal := self._refusal(scope)) is not None:
+        if scope["type"] == "http" and (refusal := self.refusal(scope)) is not None:
             await refusal(scope, receive, send)
             return
         if scope["type"] == "websocket":
             return
         await self.app(scope, receive, send)
 
-    def _refusal(self, scope: Scope) -> Response | None:
+    def refusal(self, scope: Scope) -> Response | None:
+        """Return the answer to a request that is refused by its headers alone, None when it is not."""
         hosts, origins, bearers = [], 0, []
         for name, value in scope["headers"]:
             if name == b"host":

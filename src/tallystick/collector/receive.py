@@ -25,6 +25,8 @@ THREAD_BYTES = 256 * 1024
 HELD_BYTES_MAX = 128 * 1024 * 1024
 """What all requests under way may hold together; above that the answer is to come back later."""
 
+REFUSED = (otlp.UnsupportedError, otlp.TooLargeError, MalformedBatchError, JournalFullError)
+
 # google.rpc.Code
 INVALID_ARGUMENT, UNAVAILABLE, RESOURCE_EXHAUSTED, PERMISSION_DENIED = 3, 14, 8, 7
 
@@ -43,24 +45,56 @@ class Receiver:
         try:
             media = otlp.media_type(request.headers.get("content-type", ""))
             body = await self._body(request)
-        except (otlp.UnsupportedError, otlp.TooLargeError, MalformedBatchError, JournalFullError) as error:
-            return _refusal(media, error)
+        except REFUSED as error:
+            return self.refusal(media, error)
         except (ClientDisconnect, TimeoutError):
             return Response(status_code=408, headers={"Connection": "close"})
+        return await self.export(media, request.headers.get("content-encoding", ""), body)
+
+    async def export(self, media: str, encoding: str, body: bytes) -> Response:
+        """Answer a body of spans that is there whole, and that is held no longer then."""
         try:
-            return await self._take(media, request.headers.get("content-encoding", ""), body)
-        except (otlp.UnsupportedError, otlp.TooLargeError, MalformedBatchError, JournalFullError) as error:
-            return _refusal(media, error)
+            return await self._take(media, encoding, body)
+        except REFUSED as error:
+            return self.refusal(media, error)
         finally:
-            self.held_bytes -= len(body)
+            self.release(len(body))
+
+    def hold(self, size: int) -> bool:
+        """Count ``size`` bytes that have arrived; False when there are too many now."""
+        self.held_bytes += size
+        return self.held_bytes <= HELD_BYTES_MAX
+
+    def release(self, size: int) -> None:
+        """Count ``size`` bytes no longer."""
+        self.held_bytes -= size
+
+    @staticmethod
+    def refusal(media: str, error: Exception) -> Response:
+        """Return the answer to what is not taken."""
+        if isinstance(error, otlp.UnsupportedError):
+            status, code = 415, INVALID_ARGUMENT
+        elif isinstance(error, otlp.TooLargeError):
+            status, code = 413, RESOURCE_EXHAUSTED
+        elif isinstance(error, JournalFullError):
+            status, code = 503, UNAVAILABLE
+        else:
+            status, code = 400, INVALID_ARGUMENT
+        headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
+        return Response(otlp.error_body(media, code, str(error)), status, headers, media_type=media)
+
+    @staticmethod
+    def overfull() -> Exception:
+        """Return why what arrives is not held."""
+        return JournalFullError("too much is arriving at the same time")
 
     async def ignored(self, request: Request) -> Response:
         """Answer an export of metrics or logs: well received, not stored.  An empty message is a success in both."""
         media = _media_for_answer(request)
         try:
-            self.held_bytes -= len(await self._body(request))
-        except (otlp.TooLargeError, MalformedBatchError, JournalFullError) as error:
-            return _refusal(media, error)
+            self.release(len(await self._body(request)))
+        except REFUSED as error:
+            return self.refusal(media, error)
         except (ClientDisconnect, TimeoutError):
             return Response(status_code=408, headers={"Connection": "close"})
         return Response(b"{}" if media == otlp.JSON else b"", media_type=media)
@@ -102,33 +136,20 @@ class Receiver:
             async with asyncio.timeout(patience.BODY_S):
                 async for part in request.stream():
                     size += len(part)
-                    self.held_bytes += len(part)
-                    self._bound(size)
+                    is_held = self.hold(len(part))
+                    self._bound(size, is_held=is_held)
                     parts.append(part)
         except BaseException:
-            self.held_bytes -= size
+            self.release(size)
             raise
         return b"".join(parts)
 
-    def _bound(self, size: int) -> None:
+    def _bound(self, size: int, *, is_held: bool) -> None:
         if size > self.settings.body_bytes_max:
             raise otlp.TooLargeError(self.settings.body_bytes_max)
-        if self.held_bytes > HELD_BYTES_MAX:
-            raise JournalFullError("too much is arriving at the same time")
+        if not is_held:
+            raise self.overfull()
 
 
 def _media_for_answer(request: Request) -> str:
     return otlp.JSON if request.headers.get("content-type", "").lower().startswith(otlp.JSON) else otlp.PROTOBUF
-
-
-def _refusal(media: str, error: Exception) -> Response:
-    if isinstance(error, otlp.UnsupportedError):
-        status, code = 415, INVALID_ARGUMENT
-    elif isinstance(error, otlp.TooLargeError):
-        status, code = 413, RESOURCE_EXHAUSTED
-    elif isinstance(error, JournalFullError):
-        status, code = 503, UNAVAILABLE
-    else:
-        status, code = 400, INVALID_ARGUMENT
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
-    return Response(otlp.error_body(media, code, str(error)), status, headers, media_type=media)

@@ -17,7 +17,6 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
 
 from tallystick.collector import advice, doctor, export, lookup, metrics, openapi, patience, query, standings
 from tallystick.collector.access import HEADERS, Guard, error_answer
@@ -269,7 +268,7 @@ class Answers:
         }  # fmt: skip
 
 
-def application(receiver: Receiver, answers: Answers, settings: CollectorSettings) -> ASGIApp:
+def application(receiver: Receiver, answers: Answers, settings: CollectorSettings) -> Guard:
     """Return the collector's ASGI application."""
     routed = Admission(answers.budgeting, Starlette(
         routes=[

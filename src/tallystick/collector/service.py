@@ -22,9 +22,10 @@ from tallystick.collector.decode import Decoder
 from tallystick.collector.folder import Folder, own
 from tallystick.collector.forward import Forwarder
 from tallystick.collector.journal import Journal
+from tallystick.collector.lane import lane_to
 from tallystick.collector.making import Here
 from tallystick.collector.own import settle_in
-from tallystick.collector.patience import PatientProtocol, allow_many_connections
+from tallystick.collector.patience import allow_many_connections
 from tallystick.collector.prices import Prices
 from tallystick.collector.receive import Receiver
 from tallystick.collector.serve import Answers, application
@@ -110,7 +111,7 @@ class Service:
         self.app = application(receiver, answers, collector)
         config = uvicorn.Config(
             self.app,
-            http=PatientProtocol,
+            http=lane_to(receiver, self.app),
             ws="none",
             loop="asyncio",
             lifespan="off",
