@@ -12,7 +12,7 @@ from typing import BinaryIO
 import pytest
 
 from fakes.collector import Running, merged, otlp_call, otlp_request, otlp_span, running_collector
-from tallystick.collector import lane, receive
+from tallystick.collector import patience, receive
 
 USAGE = {"input_tokens": 1200, "output_tokens": 350}
 GOOD = otlp_call(usage=USAGE).SerializeToString()
@@ -131,7 +131,7 @@ def test_what_a_sender_that_leaves_had_sent_is_forgotten(tmp_path: Path, monkeyp
 
 
 def test_a_sender_that_stops_in_its_body_is_hung_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lane, "BODY_S", 0.2)
+    monkeypatch.setattr(patience, "BODY_S", 0.2)
     with running_collector(tmp_path) as running, connect(running) as connection, connection.makefile("rb") as answers:
         connection.sendall(head(GOOD) + GOOD[:-1])
 

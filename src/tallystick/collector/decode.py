@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import operator
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
-from functools import lru_cache
+from functools import lru_cache, partial
 from operator import attrgetter
 from typing import Any
 
@@ -28,6 +29,8 @@ log = logging.getLogger("tallystick.decode")
 
 Price = Callable[..., Receipt]
 Row = dict[str, Any]
+Column = tuple[str, Callable[[Any], Any]]
+"""A column's name, and what makes its value of an attribute's."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -44,8 +47,12 @@ TAGS_MAX = 64
 # json.dumps makes an encoder for each call when it is given options.
 ENCODER = json.JSONEncoder(separators=(",", ":"), default=str, ensure_ascii=False)
 STATUS_CODE_ERROR = 2
+GIVEN = frozenset({"provider", "model", "usage", "timestamp", "api", "book"})
+"""What a unit's params must not give the price book, because its own fields do."""
 DROPPED = "tallystick.dropped.records"
 """On a span of ours: how many records an app could not keep."""
+ZERO = Decimal(0)
+ESTIMATED = CostStatus.ESTIMATED.value
 WEAKEST_FIRST = (CostStatus.UNKNOWN, CostStatus.ESTIMATED, CostStatus.PROVIDER_REPORTED, CostStatus.EXACT)
 TOKENS = ("input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
 tokens_of = attrgetter(*TOKENS)
@@ -229,45 +236,53 @@ class Decoder:
 
     def receipt(self, provider: str, model: str, record: Mapping[str, Any], at_us: int) -> Receipt:
         """Return what the unit of ``record`` costs by the book that is in force."""
-
-        def unknown(reason: str) -> Receipt:
-            return Receipt(provider=provider, model=model, status=CostStatus.UNKNOWN, reason=reason)
-
         if "malformed" in record:
-            return unknown(f"the span's {names.UNITS} cannot be read")
-        params = record.get("params")
-        params = {str(key): value for key, value in params.items()} if isinstance(params, dict) else {}
-        for name in ("provider", "model", "usage", "timestamp", "api", "book"):
-            params.pop(name, None)
-        at = EPOCH + at_us * MICROSECOND
+            return _unknown(provider, model, f"the span's {names.UNITS} cannot be read")
+        told = record.get("params")
+        params = {str(key): told[key] for key in told if key not in GIVEN} if told and isinstance(told, dict) else {}
         if record.get("estimated") is True:
             params["estimated"] = True
+        at = EPOCH + timedelta(microseconds=at_us)
         try:
             return self.price(provider, model, record.get("usage"), api=record.get("api"), timestamp=at, **params)
         except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
             # What a span says can be anything; a unit that breaks the price book is one without a known price.
-            return unknown(f"it cannot be priced: {type(error).__name__}: {error}")
+            return _unknown(provider, model, f"it cannot be priced: {type(error).__name__}: {error}")
+
+
+def _unknown(provider: str, model: str, reason: str) -> Receipt:
+    return Receipt(provider=provider, model=model, status=CostStatus.UNKNOWN, reason=reason)
 
 
 def settle(call: Row, units: list[Row]) -> None:
     """Write the sums of ``units``, which are the ones that count, into ``call``."""
+    if len(units) == 1:
+        _settle_one(call, units[0])
+        return
     known = [unit["cost_usd"] for unit in units if unit["cost_usd"] is not None]
     statuses = {unit["cost_status"] for unit in units}
+    estimated = [unit["cost_usd"] or ZERO for unit in units if unit["cost_status"] == ESTIMATED]
     call["units"] = len(units)
     call["unpriced_units"] = len(units) - len(known)
-    call["estimated_units"] = sum(unit["cost_status"] == CostStatus.ESTIMATED for unit in units)
-    call["cost_usd"] = sum(known, Decimal(0)) if known or not units else None
-    call["estimated_usd"] = sum(
-        (
-            unit["cost_usd"]
-            for unit in units
-            if unit["cost_status"] == CostStatus.ESTIMATED and unit["cost_usd"] is not None
-        ),
-        Decimal(0),
-    )
+    call["estimated_units"] = len(estimated)
+    call["cost_usd"] = sum(known, ZERO) if known or not units else None
+    call["estimated_usd"] = sum(estimated, ZERO)
     call["cost_status"] = next((status.value for status in WEAKEST_FIRST if status.value in statuses), None)
     for name in TOKENS:
         call[name] = sum(unit[name] for unit in units)
+
+
+def _settle_one(call: Row, unit: Row) -> None:
+    """Write what `settle` would, for nearly every call."""
+    cost_usd, is_estimated = unit["cost_usd"], unit["cost_status"] == ESTIMATED
+    call["units"] = 1
+    call["unpriced_units"] = int(cost_usd is None)
+    call["estimated_units"] = int(is_estimated)
+    call["cost_usd"] = cost_usd
+    call["estimated_usd"] = (cost_usd or ZERO) if is_estimated else ZERO
+    call["cost_status"] = unit["cost_status"]
+    for name in TOKENS:
+        call[name] = unit[name]
 
 
 def _base(span: Any, received_ns: int) -> Row:
@@ -285,80 +300,64 @@ def _base(span: Any, received_ns: int) -> Row:
 
 
 def _call(row: Row, span: Any, found: wire.Attributes, scoped: wire.Scoped, emission: Emission) -> Row:
-    first_chunk_s = _number(found.get(names.RESPONSE_FIRST_CHUNK))
-    latency_ms = row.pop("duration_ms")
-    prefixes, prefix_characters = _prefixes(found.get(names.PREFIX_DIGESTS))
-    return {
-        **row,
-        "latency_ms": latency_ms,
-        "first_chunk_ms": None if first_chunk_s is None else first_chunk_s * 1000,
-        "operation": _text(found.get(names.OPERATION)),
-        "provider": emission.provider or _text(found.get(names.PROVIDER)),
-        "model": _text(found.get(names.REQUEST_MODEL)) or _text(found.get(names.RESPONSE_MODEL)),
-        "response_model": _text(found.get(names.RESPONSE_MODEL)),
-        "outcome": _outcome(found, span),
-        "error_code": _text(found.get(names.ERROR_CODE)),
-        "exception": _text(found.get(names.EXCEPTION_TYPE)),
-        "stream": found.get(names.REQUEST_STREAM) is True,
-        "attempts": _count(found.get(names.ATTEMPTS), 1),
-        "service": _text(scoped.resource.get(names.SERVICE)),
-        "environment": _text(scoped.resource.get(names.ENVIRONMENT)),
-        "feature": _text(found.get(names.FEATURE)),
-        "user_id": _text(found.get(names.USER)),
-        "session_id": _text(found.get(names.SESSION)) or _text(found.get("gen_ai.conversation.id")),
-        "prompt": _text(found.get(names.PROMPT_NAME)),
-        "key_id": _text(found.get(names.KEY)),
-        "caller": _text(found.get(names.CALLER)),
-        "reservation_id": _text(found.get(names.RESERVATION)),
-        "tags": _tags(found),
-        "finish_reasons": _texts(found.get(names.RESPONSE_FINISH_REASONS)),
-        "max_tokens": _count(found.get(names.REQUEST_MAX_TOKENS), None),
-        "digest": _text(found.get(names.REQUEST_DIGEST)),
-        "template": _text(found.get(names.TEMPLATE)),
-        "prefixes": prefixes,
-        "prefix_characters": prefix_characters,
-        "request_characters": _count(found.get(names.REQUEST_CHARACTERS), None),
-        "tools_characters": _count(found.get(names.REQUEST_TOOLS_CHARACTERS), None),
-        "messages": _count(found.get(names.REQUEST_MESSAGES), None),
-        "chain": _text(found.get(names.LINK_ID)) or row["id"],
-        "link": _text(found.get(names.LINK_KIND)),
-        "link_index": _count(found.get(names.LINK_INDEX), None),
-        "source": emission.source,
-        "precedence": emission.precedence,
-        "attributes": _left(found, TAKEN),
-    }
+    call = _placed(found, CALL_COLUMNS, CALL_BLANK, TAKEN)
+    call.update(row)
+    call["latency_ms"] = call.pop("duration_ms")
+    call["provider"] = emission.provider or call["provider"]
+    call["model"] = call["model"] or call["response_model"]
+    call["outcome"] = _outcome(found, span)
+    call["service"] = _text(scoped.resource.get(names.SERVICE))
+    call["environment"] = _text(scoped.resource.get(names.ENVIRONMENT))
+    call["session_id"] = call["session_id"] or _text(found.get("gen_ai.conversation.id"))
+    call["chain"] = call["chain"] or row["id"]
+    call["source"], call["precedence"] = emission.source, emission.precedence
+    if names.PREFIX_DIGESTS in found:
+        call["prefixes"], call["prefix_characters"] = _prefixes(found[names.PREFIX_DIGESTS])
+    return call
 
 
 def _attempt(row: Row, found: wire.Attributes) -> Row:
-    row["call_id"] = row.pop("parent_id")
-    return {
-        **row,
-        "number": _count(found.get(names.RESEND_COUNT), 0),
-        "status": _count(found.get(names.STATUS_CODE), None),
-        "outcome": _text(found.get(names.ATTEMPT_OUTCOME)),
-        "request_id": _text(found.get(names.REQUEST_ID)),
-        "retry_after_s": _number(found.get(names.RETRY_AFTER_S)),
-        "error_type": _text(found.get(names.ERROR_TYPE)),
-        "code": _text(found.get(names.ATTEMPT_CODE)),
-        "waited_s": _number(found.get(names.WAITED_S)),
-        "should_retry": should_retry if isinstance(should_retry := found.get(names.SHOULD_RETRY), bool) else None,
-        **{column: _whole(found.get(name)) for column, name in HEADROOM},
-    }
+    attempt = ATTEMPT_BLANK.copy()
+    for key, value in found.items():
+        if (column := ATTEMPT_COLUMNS.get(key)) is not None:
+            attempt[column[0]] = column[1](value)
+    attempt.update(row)
+    attempt["call_id"] = attempt.pop("parent_id")
+    return attempt
 
 
 def _rest(row: Row, span: Any, found: wire.Attributes, scoped: wire.Scoped) -> Row:
-    return {
-        **row,
-        "name": span.name[:TEXT_CHARS_MAX].decode(errors="replace"),
-        "kind": min(span.kind, 127),
-        "status": min(span.status.code, 127),
-        "status_message": span.status.message[:TEXT_CHARS_MAX].decode(errors="replace") or None,
-        "scope": scoped.scope[:TEXT_CHARS_MAX] or None,
-        "service": _text(scoped.resource.get(names.SERVICE)),
-        "environment": _text(scoped.resource.get(names.ENVIRONMENT)),
-        "attributes": _left(found, frozenset()),
-        "dropped_records": _count(found.get(DROPPED), 0) if scoped.scope == names.SCOPE else 0,  # counted, not a column
-    }
+    rest = _placed(found, {}, {}, frozenset())
+    rest.update(row)
+    message = span.status.message
+    rest["name"] = span.name[:TEXT_CHARS_MAX].decode(errors="replace")
+    rest["kind"] = min(span.kind, 127)
+    rest["status"] = min(span.status.code, 127)
+    rest["status_message"] = message[:TEXT_CHARS_MAX].decode(errors="replace") if message else None
+    rest["scope"] = scoped.scope[:TEXT_CHARS_MAX] or None
+    rest["service"] = _text(scoped.resource.get(names.SERVICE))
+    rest["environment"] = _text(scoped.resource.get(names.ENVIRONMENT))
+    # Counted, and not a column.
+    rest["dropped_records"] = _count(found.get(DROPPED), 0) if scoped.scope == names.SCOPE else 0
+    return rest
+
+
+def _placed(found: wire.Attributes, columns: Mapping[str, Column], blank: Row, taken: frozenset[str]) -> Row:
+    """Return ``blank`` with each attribute in its column; one that has none and is not ``taken`` is a tag or kept."""
+    row = blank.copy()
+    tags: list[tuple[str, str]] = []
+    others: list[tuple[str, str]] = []
+    for key, value in found.items():
+        if (column := columns.get(key)) is not None:
+            row[column[0]] = column[1](value)
+        elif key in taken or (kept := _kept(key)) is None:
+            continue
+        elif kept:
+            tags.append((kept, _shown(value)))
+        else:
+            others.append((key, value if type(value) is str and len(value) <= TEXT_CHARS_MAX else _shown(value)))
+    row["tags"], row["attributes"] = tags[:TAGS_MAX], others
+    return row
 
 
 def _units(found: wire.Attributes) -> list[Any]:
@@ -409,24 +408,12 @@ def _outcome(found: wire.Attributes, span: Any) -> str:
     return str(told) if told in OUTCOMES else Outcome.UNKNOWN.value
 
 
-def _tags(found: wire.Attributes) -> list[tuple[str, str]]:
-    start = len(names.TAG_PREFIX)
-    tags = [(key[start:], _shown(value)) for key, value in found.items() if key.startswith(names.TAG_PREFIX)]
-    return [(key, value) for key, value in tags if key][:TAGS_MAX]
-
-
-def _left(found: wire.Attributes, taken: frozenset[str]) -> list[tuple[str, str]]:
-    return [
-        (key, value if type(value) is str and len(value) <= TEXT_CHARS_MAX else _shown(value))
-        for key, value in found.items()
-        if key not in taken and _is_kept(key)
-    ]
-
-
 @lru_cache(4096)
-def _is_kept(key: str) -> bool:
-    """Tell whether an attribute goes into the map of the rest: tags have their own, texts of users have no place."""
-    return not key.startswith((names.TAG_PREFIX, *CONTENT))
+def _kept(key: str) -> str | None:
+    """Return the tag that an attribute is, "" for one that is kept as it is, None for a text of users or models."""
+    if key.startswith(names.TAG_PREFIX):
+        return key[len(names.TAG_PREFIX) :] or None
+    return None if key.startswith(CONTENT) else ""
 
 
 def _shown(value: wire.Value) -> str:
@@ -461,7 +448,16 @@ def _whole(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= COUNT_MAX else None
 
 
-def _count(value: Any, default: Any) -> Any:
+def _milliseconds(value: Any) -> float | None:
+    seconds = _number(value)
+    return None if seconds is None else seconds * 1000
+
+
+def _flag(value: Any) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def _count(value: Any, default: int | None = None) -> Any:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31 else default
 
 
@@ -473,3 +469,32 @@ def _instant(text: Any, default_us: int) -> int:
     except (TypeError, ValueError, OverflowError):
         return default_us
     return at_us if 0 < at_us < LATEST_US else default_us
+
+
+# Which column of a call or an attempt an attribute goes into, and how it is read.
+CALL_COLUMNS: Mapping[str, Column] = {
+    names.RESPONSE_FIRST_CHUNK: ("first_chunk_ms", _milliseconds),
+    names.OPERATION: ("operation", _text), names.PROVIDER: ("provider", _text), names.REQUEST_MODEL: ("model", _text),
+    names.RESPONSE_MODEL: ("response_model", _text), names.ERROR_CODE: ("error_code", _text),
+    names.EXCEPTION_TYPE: ("exception", _text), names.REQUEST_STREAM: ("stream", partial(operator.is_, True)),
+    names.ATTEMPTS: ("attempts", partial(_count, default=1)), names.FEATURE: ("feature", _text),
+    names.USER: ("user_id", _text), names.SESSION: ("session_id", _text), names.PROMPT_NAME: ("prompt", _text),
+    names.KEY: ("key_id", _text), names.CALLER: ("caller", _text), names.RESERVATION: ("reservation_id", _text),
+    names.RESPONSE_FINISH_REASONS: ("finish_reasons", _texts), names.REQUEST_MAX_TOKENS: ("max_tokens", _count),
+    names.REQUEST_DIGEST: ("digest", _text), names.TEMPLATE: ("template", _text),
+    names.REQUEST_CHARACTERS: ("request_characters", _count),
+    names.REQUEST_TOOLS_CHARACTERS: ("tools_characters", _count), names.REQUEST_MESSAGES: ("messages", _count),
+    names.LINK_ID: ("chain", _text), names.LINK_KIND: ("link", _text), names.LINK_INDEX: ("link_index", _count),
+}  # fmt: skip
+CALL_BLANK: Row = {
+    **dict.fromkeys(column for column, _ in CALL_COLUMNS.values()),
+    "stream": False, "attempts": 1, "finish_reasons": [], "prefixes": [], "prefix_characters": [],
+}  # fmt: skip
+ATTEMPT_COLUMNS: Mapping[str, Column] = {
+    names.RESEND_COUNT: ("number", partial(_count, default=0)), names.STATUS_CODE: ("status", _count),
+    names.ATTEMPT_OUTCOME: ("outcome", _text), names.REQUEST_ID: ("request_id", _text),
+    names.RETRY_AFTER_S: ("retry_after_s", _number), names.ERROR_TYPE: ("error_type", _text),
+    names.ATTEMPT_CODE: ("code", _text), names.WAITED_S: ("waited_s", _number),
+    names.SHOULD_RETRY: ("should_retry", _flag), **{name: (column, _whole) for column, name in HEADROOM},
+}  # fmt: skip
+ATTEMPT_BLANK: Row = {**dict.fromkeys(column for column, _ in ATTEMPT_COLUMNS.values()), "number": 0}

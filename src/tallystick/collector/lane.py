@@ -15,9 +15,9 @@ from typing import ClassVar
 import h11
 from starlette.responses import Response
 
-from tallystick.collector import otlp
+from tallystick.collector import otlp, patience
 from tallystick.collector.access import Guard
-from tallystick.collector.patience import BODY_S, PatientProtocol
+from tallystick.collector.patience import PatientProtocol
 from tallystick.collector.receive import Receiver
 
 REQUEST = b"POST /v1/traces HTTP/1.1\r\n"
@@ -64,7 +64,7 @@ class Lane(PatientProtocol):
             self._export, data = found
             self._unset_keepalive_if_required()
             self._stop_waiting()
-            self._timer = self.loop.call_later(BODY_S, self._give_up)
+            self._timer = self.loop.call_later(patience.BODY_S, self._give_up)
         self._take(self._export, data)
 
     def connection_lost(self, exc: Exception | None) -> None:
