@@ -77,8 +77,13 @@ def table_of(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
         return schema.empty_table()
     # Each row is read once, not once a column: thousands of them do not fit the processor's cache.
     values = zip(*map(itemgetter(*schema.names), rows), strict=True)
-    columns = [pa.array(column, field.type) for column, field in zip(values, schema, strict=True)]
+    columns = [_column(column, field.type) for column, field in zip(values, schema, strict=True)]
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """Return ``values`` as a column; times are numbers already, which pa.array would look into one by one."""
+    return pa.array(values, pa.int64()).view(kind) if pa.types.is_timestamp(kind) else pa.array(values, kind)
 
 
 def rows_of(table: pa.Table) -> list[Row]:
