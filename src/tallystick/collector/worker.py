@@ -27,8 +27,6 @@ from tallystick.pricing import Book, price
 
 log = logging.getLogger("tallystick.worker")
 
-NICE = 5
-"""Acknowledgements come before rows where there are not enough processors for both."""
 READY = "ready"
 LOST = "reading it ended the process that makes rows"
 
@@ -121,7 +119,6 @@ def run(fd: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the collector decides when it is over
         signal.signal(number, signal.SIG_IGN)
     settle_in()
-    os.nice(NICE)
     here = Here(Decoder(price, 0, 0))
     with suppress(EOFError, BrokenPipeError, ConnectionResetError), Connection(fd) as pipe:
         pipe.send(READY)
