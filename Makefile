@@ -56,6 +56,9 @@ wheel: setup ## build the wheel, install it without extras beside nothing else, 
 	@rm -rf dist/light && $(PYTHON) -m venv dist/light && dist/light/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
 	@echo "==> the wheel, installed without extras" && $(PY) tests/light.py dist/light/bin/tallystick
 
+interleavings: setup ## every order of events of a few workers and one budget; and three broken rules, found out
+	@$(PY) tests/model/interleavings.py
+
 frameworks: setup ## frameworks and other vendors' instrumentation beside ours (NAMES="litellm otel" for some)
 	@$(PY) tests/frameworks/run.py $(NAMES)
 

@@ -181,6 +181,13 @@ def run_app(args: argparse.Namespace) -> int:
     return run(args.command)
 
 
+def budget(args: argparse.Namespace) -> int:
+    """List the budgets and how they stand."""
+    from tallystick.budgets.show import run
+
+    return run(collector=args.collector)
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     whole = argparse.ArgumentParser(prog="tallystick", description="Exact cost tracking for apps that call LLM APIs.")
@@ -250,6 +257,9 @@ def parser() -> argparse.ArgumentParser:
     topping.add_argument("--since", default="1h", help="30m, 24h, 7d ... (default: %(default)s)")
 
     with_collector(command(doctor))
+
+    budgeting = command(budget).add_subparsers(dest="action", metavar="ACTION", required=True)
+    with_collector(budgeting.add_parser("list", help="what is spent, held and left, the pace, and when each resets"))
 
     pricing = command(prices).add_subparsers(dest="action", metavar="ACTION", required=True)
     shown = pricing.add_parser("show", help="the rates of a model")

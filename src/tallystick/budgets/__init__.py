@@ -1,0 +1,1 @@
+"""`tallystick budget`: how the budgets stand."""
