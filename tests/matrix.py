@@ -48,6 +48,7 @@ SURFACES = [
     "test_failures.py",
     "test_coexistence.py",
     "test_foreign.py",
+    "test_jobs.py",
     "test_mend.py",
     "test_surfaces.py",
     "test_units.py",

@@ -99,6 +99,33 @@ def test_a_folder_that_cannot_be_written_drops_and_counts_but_never_raises(tmp_p
     assert spool.take_dropped() == 2
 
 
+FULL = """
+import os, resource, sys
+from pathlib import Path
+from tallystick.instrumentation._keys import Fingerprints
+from tallystick.instrumentation._spool import Spool
+folder = Path(sys.argv[1])
+spool = Spool(folder, 1 << 28)
+limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+before = len(os.listdir("/dev/fd"))
+assert Fingerprints(folder).of("sk-0123456789abcdef")
+for _ in range(50):
+    spool.append(b"x")
+spool.append(b"so many are lost", records=spool.take_dropped())
+print(spool.dropped, len(os.listdir("/dev/fd")) - before, len(list(folder.iterdir())))
+"""
+
+
+def test_a_full_disk_takes_no_descriptors_and_no_count_is_lost(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True
+    )
+
+    assert ran.stdout.split() == ["50", "0", "0"], "a report that is lost is counted as what it told; nothing open, no empty file"
+    assert len(ran.stderr.splitlines()) == 1, ran.stderr
+
+
 def test_files_are_the_users_alone(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool", 1 << 28)
     spool.append(b"x")

@@ -45,8 +45,12 @@ def _read_salt(folder: Path) -> bytes:
     except OSError:  # it is there already, or cannot be
         return _kept(path) or secrets.token_bytes(32)
     salt = secrets.token_bytes(32)
-    os.write(fd, salt)
-    os.close(fd)
+    try:
+        os.write(fd, salt)
+    except OSError:  # the disk is full; an empty file would stand in the way of a salt for good
+        path.unlink(missing_ok=True)
+    finally:
+        os.close(fd)
     return salt
 
 

@@ -68,8 +68,11 @@ class Spool:
         self.dropped = 0
         self._reset()
 
-    def append(self, payload: bytes) -> None:
-        """Write one OTLP payload; on a full or unwritable disk count it as dropped and say so once."""
+    def append(self, payload: bytes, records: int = 1) -> None:
+        """Write one OTLP payload; on a full or unwritable disk count it as dropped and say so once.
+
+        ``records``: how many are lost with it; more than one where it reports that others were.
+        """
         record = encode_record(Kind.TRACES, payload, time.time_ns())
         if os.getpid() != self._pid:  # forked by C code (uWSGI), which runs no fork hook of Python's
             self.after_fork()
@@ -78,10 +81,10 @@ class Spool:
                 segment = self._open or self._new()
                 write_all(segment.fd, record)
             except OSError as error:
-                self._drop(error)
+                self._drop(error, records)
                 return
             segment.size += len(record)
-            segment.records += 1
+            segment.records += records
             if segment.size >= SEGMENT_BYTES_MAX:
                 self._seal()
         self.wake()
@@ -137,11 +140,14 @@ class Spool:
             _unlink(oldest)
             self._say(f"it holds more than {self.bytes_max} bytes and the collector takes none")
 
-    def _drop(self, error: OSError) -> None:
-        self.dropped += 1
+    def _drop(self, error: OSError, records: int) -> None:
+        self.dropped += records
         # A half-written record would hide what is appended behind it until the reader finds the next one.
-        if self._open is not None:
+        if self._open is not None and self._open.size:
             self._seal()
+        elif self._open is not None:  # kept, each call on a full disk would leave the app one descriptor less
+            _unlink(self._open)
+            self._open = None
         self._say(str(error))
 
     def _say(self, reason: str) -> None:

@@ -106,7 +106,8 @@ class Tracing:
         """Put on the ledger that ``dropped`` records could not be kept."""
         ids = Ids(_ids.getrandbits(128), _ids.getrandbits(64))
         attributes = {"tallystick.dropped.records": dropped}
-        self.write(encode_span("tallystick.dropped", ids, 0, at_ns, at_ns, attributes, failed=False))
+        span = encode_span("tallystick.dropped", ids, 0, at_ns, at_ns, attributes, failed=False)
+        self._spool.append(encode_request(self._head, [span]), records=dropped)
 
 
 def resource(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
