@@ -122,7 +122,7 @@ def test_a_full_disk_takes_no_descriptors_and_no_count_is_lost(tmp_path: Path) -
         [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True
     )
 
-    assert ran.stdout.split() == ["50", "0", "0"], "a report that is lost is counted as what it told; nothing open, no empty file"
+    assert ran.stdout.split() == ["50", "0", "0"], "a lost report counts as what it told; nothing stays open"
     assert len(ran.stderr.splitlines()) == 1, ran.stderr
 
 
