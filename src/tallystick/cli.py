@@ -99,6 +99,13 @@ def doctor(args: argparse.Namespace) -> int:
     return run(args.collector)
 
 
+def alert(args: argparse.Namespace) -> int:
+    """Try the channels of alerts, or list what was told."""
+    from tallystick import alert as room
+
+    return room.test(args.collector) if args.action == "test" else room.listed(args.collector, args.since)
+
+
 def prices(args: argparse.Namespace) -> int:
     """Show the rates of a model on a day, fetch younger ones, compare them with another list."""
     if args.action == "update":
@@ -260,6 +267,12 @@ def parser() -> argparse.ArgumentParser:
 
     budgeting = command(budget).add_subparsers(dest="action", metavar="ACTION", required=True)
     with_collector(budgeting.add_parser("list", help="what is spent, held and left, the pace, and when each resets"))
+
+    alerting = command(alert).add_subparsers(dest="action", metavar="ACTION", required=True)
+    with_collector(alerting.add_parser("test", help="send a message to every channel, and say what came back"))
+    told = alerting.add_parser("list", help="the alerts, newest first")
+    with_collector(told)
+    told.add_argument("--since", default="7d", help="30m, 24h, 7d ... (default: %(default)s)")
 
     pricing = command(prices).add_subparsers(dest="action", metavar="ACTION", required=True)
     shown = pricing.add_parser("show", help="the rates of a model")

@@ -321,7 +321,7 @@ def test_an_alert_whose_first_answer_was_lost_is_seen_twice_and_the_second_is_ma
 
 def _wait_until_no_delivery_runs() -> None:
     deadline = time.monotonic() + SLOW_MACHINE_S
-    while any(thread.name == "tallystick-slack" for thread in threading.enumerate()):
+    while any(thread.name == "tallystick-outside" for thread in threading.enumerate()):
         assert time.monotonic() < deadline, "a thread still tries to deliver"
         time.sleep(0.01)
 

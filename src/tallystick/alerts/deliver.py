@@ -67,14 +67,18 @@ class Slack:
     def __repr__(self) -> str:
         return "Slack(webhook_url='***')"
 
-    def deliver(self, message: Message) -> None:
+    name = "Slack"
+
+    def deliver(self, message: Message, alert: str = "") -> None:
         """Post ``message``; return when Slack said ok.  Takes at most the deadline, 10 s, name lookup included.
 
         Raises DeliveryDelayedError when trying again may help (``ambiguous`` when this try may have arrived) and
         DeliveryRefusedError when it cannot.
         """
-        exchange = _Exchange(self._webhook_url, self._deadline_s)
-        answer = exchange.answer_to(message)
+        exchange = Exchange(self._webhook_url, self._deadline_s)
+        answer = exchange.answer(
+            lambda: exchange.send(text=message.text, blocks=message.blocks, unfurl_links=False, unfurl_media=False)
+        )
         if answer is None:
             raise DeliveryDelayedError(f"Slack did not answer: {exchange.failure}", ambiguous=exchange.was_sent)
         _judge(answer, self._clock())
@@ -97,10 +101,10 @@ def _judge(answer: WebhookResponse, now: datetime) -> None:
         kind = "a web page" if body[:1] == "<" else f"{len(body)} characters"
         raise DeliveryRefusedError(f"the answer is {status} with {kind} instead of 'ok'; is that URL a Slack webhook?")
     if status in (408, 429):
-        raise DeliveryDelayedError(f"Slack answered {status}", _retry_after_s(answer, now))
+        raise DeliveryDelayedError(f"Slack answered {status}", retry_after_s(answer, now))
     if status >= 500:
         # Only 503 says that nothing was done; behind the others the message may have been posted.
-        raise DeliveryDelayedError(f"Slack answered {status}", _retry_after_s(answer, now), ambiguous=status != 503)
+        raise DeliveryDelayedError(f"Slack answered {status}", retry_after_s(answer, now), ambiguous=status != 503)
     remedy = REMEDIES.get(status, "trying again will not help")
     raise DeliveryRefusedError(f"Slack answered {status} ({_word(body)}): {remedy}")
 
@@ -113,7 +117,7 @@ def _word(body: str) -> str:
     return body if len(body) <= 40 and body.isascii() and body.replace("_", "").isalpha() else "no reason given"
 
 
-def _retry_after_s(answer: WebhookResponse, now: datetime) -> float | None:
+def retry_after_s(answer: WebhookResponse, now: datetime) -> float | None:
     """Return what the answer asks to wait, in seconds, or None.  A number or a date: RFC 9110, section 10.2.3."""
     value = answer.headers.get("retry-after", "")
     try:
@@ -126,8 +130,8 @@ def _retry_after_s(answer: WebhookResponse, now: datetime) -> float | None:
     return min(max(asked_s, 0.0), RETRY_AFTER_S_MAX) if math.isfinite(asked_s) else None
 
 
-class _Exchange(WebhookClient):
-    """One POST on our own transport.
+class Exchange(WebhookClient):
+    """One POST on our own transport, to Slack or elsewhere.
 
     slack_sdk's own follows redirects, takes the proxy for loopback too, reads an answer of any size, and its timeout
     starts anew with each byte that drips in (3.47.0).  So the one method below that touches the network is replaced,
@@ -146,18 +150,18 @@ class _Exchange(WebhookClient):
         self._done = Event()
         self._answer: WebhookResponse | None = None
 
-    def answer_to(self, message: Message) -> WebhookResponse | None:
-        """Return the answer to ``message``; None when there was none by the deadline, and then ``failure`` says why."""
-        Thread(target=self._run, args=(message,), name="tallystick-slack", daemon=True).start()
+    def answer(self, ask: Callable[[], WebhookResponse]) -> WebhookResponse | None:
+        """Return the answer to what ``ask`` sends; None when there was none in time, and ``failure`` says why."""
+        Thread(target=self._run, args=(ask,), name="tallystick-outside", daemon=True).start()
         if not self._done.wait(self.deadline_s):
             self._hang_up()
             self.failure = f"nothing whole within {self.deadline_s:g} s"
             return None
         return self._answer
 
-    def _run(self, message: Message) -> None:
+    def _run(self, ask: Callable[[], WebhookResponse]) -> None:
         try:
-            self._answer = self.send(text=message.text, blocks=message.blocks, unfurl_links=False, unfurl_media=False)
+            self._answer = ask()
         except (OSError, HTTPException) as error:
             self.failure = _reason(error)
         finally:
@@ -180,6 +184,11 @@ class _Exchange(WebhookClient):
             self.was_sent = True
 
     def _perform_http_request_internal(self, url: str, req: Request) -> WebhookResponse:
+        return self.perform(req)
+
+    def perform(self, req: Request) -> WebhookResponse:
+        """Send ``req`` and return the answer, of which 64 kB are read; a redirect is not followed."""
+        url = req.full_url
         parts = urlsplit(url)
         # Longer than the deadline, so that only one of the two ever ends a try; this one ends a thread that was left.
         connection = connection_to(parts, self.deadline_s + 1)

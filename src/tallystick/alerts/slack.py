@@ -13,9 +13,10 @@ from zoneinfo import ZoneInfo
 from tallystick.model.money import show_amount, show_usd
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from tallystick.alerts.decide import Alert
+    from tallystick.alerts.watch import Notice
 
 # Slack refuses a whole message with invalid_blocks when one of its limits is passed.
 # Source: Block Kit reference, and the validators in slack_sdk 3.47.0, models/blocks.
@@ -24,6 +25,7 @@ SECTION_CHARS_MAX = 3000
 URL_CHARS_MAX = 900
 """Ours, below Slack's 3,000: three links share one section."""
 NAME_CHARS_MAX = 60
+DIGEST_LINES_MAX = 15
 SHOWN_MAX = 3
 """How many contributors, and parts of a scope, are named."""
 
@@ -98,6 +100,68 @@ def slack_message(alert: Alert, context: Context) -> Message:
         {"type": "context", "elements": [_mrkdwn(told.footing())]},
     )
     return Message(text=told.fallback(), blocks=blocks)
+
+
+def notice_message(notice: Notice, context: Context) -> Message:
+    """Return the message that tells ``notice``; names are shown as in `slack_message`."""
+    emoji = "🚨" if notice.is_urgent else "⚠️"
+    title = f"{emoji} {_plain(notice.title, HEADER_CHARS_MAX - 10)}"
+    figures = [(_plain(name), _plain(value)) for name, value in notice.figures]
+    parts = [_section(_plain(notice.todo, SECTION_CHARS_MAX))] if notice.todo else []
+    if found := _contributions(context):
+        parts.append(_section("\n".join(["*Where it went*", *found])))
+    if link := _notice_link(notice, context):
+        parts.append(_section(link))
+    counted: Block = {"type": "section", "fields": [_mrkdwn(f"*{name}*\n{value}") for name, value in figures]}
+    blocks: tuple[Block, ...] = (
+        {"type": "header", "text": {"type": "plain_text", "text": title, "emoji": True}},
+        *([counted] if figures else []),
+        *parts,
+        {"type": "context", "elements": [_mrkdwn(f"{context.at.astimezone(UTC):%a %d %b %H:%M} UTC")]},
+    )
+    told = "; ".join(f"{name}: {value}" for name, value in figures)
+    return Message(text=". ".join(part for part in (title, told, _plain(notice.todo, 300)) if part), blocks=blocks)
+
+
+def _contributions(context: Context) -> list[str]:
+    lines = [
+        f"{number}. {_filter(one.dimension, one.value)}: {show_usd(one.spend_usd)}"
+        for number, one in enumerate(context.contributors[:SHOWN_MAX], start=1)
+    ]
+    if call := context.dearest_call:
+        lines.append(f"Dearest call: {show_usd(call.cost_usd)}, {_code(call.model)}, {_code(call.id)}")
+    return lines
+
+
+def _notice_link(notice: Notice, context: Context) -> str:
+    base = _base(context.dashboard_url)
+    if not base:
+        return ""
+    if not notice.filters:
+        return f"<{_escape(f'{base}/settings')}|Open the settings page>"
+    link = f"<{_escape(_url(base, 'calls', notice.filters))}|Open these calls>"
+    return link if _size(link) <= URL_CHARS_MAX else ""
+
+
+def _base(url: str | None) -> str:
+    """Return where the dashboard is, for links; empty when that is no URL that may stand in one."""
+    base = (url or "").rstrip("/")
+    return "" if not base.startswith(("http://", "https://")) or any(char in base for char in ' <>|"\n') else base
+
+
+def combined(messages: Sequence[Message], dashboard_url: str | None) -> Message:
+    """Return one message for many that are due at once: a line for each."""
+    lines = [f"• {message.blocks[0]['text']['text']}" for message in messages[:DIGEST_LINES_MAX]]
+    if len(messages) > DIGEST_LINES_MAX:
+        lines.append(f"… and {len(messages) - DIGEST_LINES_MAX} more")
+    base = _base(dashboard_url)
+    blocks: list[Block] = [
+        {"type": "header", "text": {"type": "plain_text", "text": f"⚠️ {len(messages)} alerts at once", "emoji": True}},
+        _section("\n".join(lines)),
+    ]
+    if base:
+        blocks.append(_section(f"<{_escape(f'{base}/budgets')}|Open the alerts>"))
+    return Message(text=f"{len(messages)} alerts at once: {'; '.join(lines)}"[:SECTION_CHARS_MAX], blocks=tuple(blocks))
 
 
 def repeated(message: Message) -> Message:
@@ -176,8 +240,8 @@ class _Told:
 
     def links(self) -> str:
         """Return the ways into the dashboard; the filters are in the URL, so a link shows what the alert counted."""
-        base = (self.context.dashboard_url or "").rstrip("/")
-        if not base.startswith(("http://", "https://")) or any(char in base for char in ' <>|"\n'):
+        base = _base(self.context.dashboard_url)
+        if not base:
             return ""
         window = self.alert.window
         within = {"start": _iso(window.start), "end": _iso(window.end), "tz": self.alert.budget.timezone}

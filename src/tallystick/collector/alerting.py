@@ -14,9 +14,10 @@ import logging
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, Protocol
 
 from tallystick.alerts import (
     Alert,
@@ -24,17 +25,24 @@ from tallystick.alerts import (
     Contributor,
     DearestCall,
     Message,
+    Notice,
+    Others,
     Slack,
+    Webhook,
+    combined,
     due_alert,
     late,
     next_try_at,
+    notice_message,
     repeated,
     slack_message,
 )
+from tallystick.alerts.watch import URGENT
 from tallystick.collector import query
 from tallystick.collector.apply import Applier
 from tallystick.collector.journal import Journal, Position
-from tallystick.collector.settings import Settings
+from tallystick.collector.settings import AlertSettings, Settings
+from tallystick.collector.watching import Watching
 from tallystick.errors import DeliveryDelayedError, DeliveryRefusedError, SettingsError, StoreError
 from tallystick.model.budgets import Budget
 from tallystick.model.segment import Kind
@@ -48,6 +56,9 @@ CONTRIBUTORS = 3
 CONTRIBUTING = ("feature", "user", "model")
 APPLIED_S = 30.0
 STOP_S = 2.0
+WATCH_EVERY = timedelta(seconds=15)
+AT_ONCE_MAX = 5
+"""When more than so many alerts are due, one message tells of all."""
 TEST = Message(
     text="Tallystick: this is a test. Alerts about budgets will come here.",
     blocks=(
@@ -64,6 +75,28 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+class Channel(Protocol):
+    """Where messages go."""
+
+    name: str
+
+    def deliver(self, message: Message, alert: str) -> None:
+        """Bring ``message`` there; raises DeliveryDelayedError or DeliveryRefusedError."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Waiting:
+    """An alert that is still to be delivered."""
+
+    alert: str
+    message: Message
+    raised_at: datetime
+    attempts: int
+    not_before: datetime
+    is_ambiguous: bool
+    reached: tuple[str, ...]
+
+
 class Alerting:
     """Two threads: one that looks at the budgets, one that delivers."""
 
@@ -73,6 +106,7 @@ class Alerting:
         journal: Journal,
         applier: Applier,
         budgets: Callable[[], Sequence[Budget]],
+        prices: Callable[[], tuple[str, int | None]],
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self.budgets = budgets
@@ -81,7 +115,12 @@ class Alerting:
         self.clock = clock
         self.every_s = settings.alerts.every_ms / 1000
         self.dashboard_url = settings.alerts.dashboard_url
-        self.slack = _slack(settings)
+        self.quiet = settings.alerts.is_quiet
+        self._channels = _channels(settings.alerts)
+        self.watching = Watching(self._ask, settings.alerts.watch, prices)
+        self._watched_at = datetime.min.replace(tzinfo=UTC)
+        self._noticed: set[str] = set()
+        """The claims of notices that were told."""
         self._told: dict[tuple[str, str | None], list[tuple[datetime, Decimal]]] = defaultdict(list)
         """By budget and group: the start of the window, and the threshold."""
         self._stopping = threading.Event()
@@ -112,18 +151,30 @@ class Alerting:
 
     def channels(self) -> list[str]:
         """Return where alerts go, by name."""
-        return ["Slack"] if self.slack else []
+        return [channel.name for channel in self._channels]
 
     def test(self) -> list[dict[str, Any]]:
         """Send a message that says that it is a test, once, and return what became of it at each channel."""
-        if self.slack is None:
-            return []
-        error = None
-        try:
-            self.slack.deliver(TEST)
-        except (DeliveryDelayedError, DeliveryRefusedError) as failed:
-            error = str(failed)
-        return [{"channel": "Slack", "delivered": error is None, "error": error}]
+        return [_tried(channel) for channel in self._channels]
+
+    def acknowledge(self, alert: str) -> dict[str, Any]:
+        """Write down that somebody has seen ``alert``; raises NotFoundError when there is none."""
+        self._must_exist(alert)
+        now = self.clock()
+        self._write({"event": "acked", "id": alert, "at": now.isoformat()})
+        return {"id": alert, "acked_at": now.isoformat()}
+
+    def snooze(self, alert: str, minutes: int) -> dict[str, Any]:
+        """Hold back what is told of the same budget or subject for ``minutes``."""
+        self._must_exist(alert)
+        now = self.clock()
+        until = now + timedelta(minutes=minutes)
+        self._write({"event": "snoozed", "id": alert, "at": now.isoformat(), "until": until.isoformat()})
+        return {"id": alert, "snoozed_until": until.isoformat()}
+
+    def _must_exist(self, alert: str) -> None:
+        if not self._ask("SELECT id FROM alerts WHERE id = ?", [alert]):
+            raise query.NotFoundError(f"there is no alert {alert[:40]!r}")
 
     # Watching
 
@@ -143,9 +194,10 @@ class Alerting:
             self._stopping.wait(self.every_s)
 
     def _recall(self) -> None:
-        sql = "SELECT budget, budget_group, window_start, threshold FROM alerts"
+        sql = "SELECT budget, budget_group, window_start, threshold FROM alerts WHERE kind = 'threshold'"
         for budget, group, start, threshold in self._ask(sql):
             self._told[budget, group].append((start.replace(tzinfo=UTC), Decimal(threshold)))
+        self._noticed = {row[0] for row in self._ask("SELECT id FROM alerts WHERE kind <> 'threshold'")}
 
     def look(self, now: datetime) -> None:
         """Raise what is due at ``now``."""
@@ -160,9 +212,40 @@ class Alerting:
                 if alert is not None:
                     self._raise(alert, name, unpriced_units, now)
                     told.append((window.start, alert.threshold))
+        if now - self._watched_at >= WATCH_EVERY:
+            self._watched_at = now
+            for notice in self.watching.notices(now, self.budgets()):
+                self._notice(notice, now)
+
+    def _notice(self, notice: Notice, now: datetime) -> None:
+        claim = notice_id(notice)
+        if claim in self._noticed:
+            return
+        self._noticed.add(claim)
+        message = notice_message(notice, self._notice_context(notice, now)) if self._channels else None
+        self._write({
+            "event": "raised", "id": claim, "at": now.isoformat(), "kind": notice.kind, "title": notice.title,
+            "budget": notice.subject, "window_start": now.isoformat(), "window_end": now.isoformat(),
+            "threshold": "", "limit_usd": "", "spent_usd": "", "message": _packed(message),
+        })  # fmt: skip
+        self._raised.set()
+
+    def _notice_context(self, notice: Notice, now: datetime) -> Context:
+        """Return who spent most of what a notice about money is about."""
+        if notice.kind not in {"anomaly", "forecast", "burn_rate"}:
+            return Context(at=now, dashboard_url=self.dashboard_url)
+        everything = Budget(name="all", limit_usd=Decimal(1), scope=notice.filters if notice.kind != "anomaly" else {})
+        start = datetime.fromisoformat(notice.period) if notice.kind == "anomaly" else now - HOUR
+        where, values = query.scope_where(everything, start, start + HOUR)
+        return Context(
+            at=now,
+            dashboard_url=self.dashboard_url,
+            contributors=self._contributors(everything, where, values),
+            dearest_call=self._dearest_call(where, values),
+        )
 
     def _raise(self, alert: Alert, group: str | None, unpriced_units: int, now: datetime) -> None:
-        message = slack_message(alert, self._context(alert, unpriced_units, now)) if self.slack else None
+        message = slack_message(alert, self._context(alert, unpriced_units, now)) if self._channels else None
         self._write(
             {
                 "event": "raised",
@@ -176,7 +259,7 @@ class Alerting:
                 "spent_usd": str(alert.spent),
                 "unit": alert.budget.unit,
                 "group": group,
-                "message": None if message is None else json.dumps({"text": message.text, "blocks": message.blocks}),
+                "message": _packed(message),
             }
         )
         self._raised.set()
@@ -239,49 +322,96 @@ class Alerting:
     def _deliver_forever(self) -> None:
         while not self._stopping.is_set():
             wait_s = IDLE_S
-            if self.slack is not None and self._ready.is_set():
+            if self._channels and self._ready.is_set():
                 try:
-                    self._deliver_due(self.slack)
+                    self._deliver_due()
                 except (StoreError, OSError) as error:
                     log.warning("alerts cannot be delivered now: %s", error)
                     wait_s = 2.0
             self._raised.wait(wait_s)
             self._raised.clear()
 
-    def _deliver_due(self, slack: Slack) -> None:
+    def _deliver_due(self) -> None:
         """Send, oldest first, what may be sent now; one that has to wait holds up those behind it, for the order."""
         if not self.applier.wait_applied(self._upto, APPLIED_S):
             return
-        sql = """
-            SELECT alert_id, message, raised_at, outbox.attempts, not_before, is_ambiguous
-            FROM outbox JOIN alerts ON alerts.id = alert_id ORDER BY raised_at, alert_id
-        """
-        for alert, text, raised_at, attempts, not_before, is_ambiguous in self._ask(sql):
-            if self._stopping.is_set() or not_before.replace(tzinfo=UTC) > self.clock():
-                return
-            content = json.loads(text)
-            message = Message(text=content["text"], blocks=tuple(content["blocks"]))
-            message = late(message, raised_at.replace(tzinfo=UTC), self.clock())
-            if not self._deliver(slack, alert, message, attempts, is_ambiguous):
+        due = []
+        for one in self._outbox():
+            if one.not_before > self.clock():
+                break
+            due.append(one)
+        if len(due) > AT_ONCE_MAX:
+            self._deliver_together(due)
+            return
+        for one in due:
+            message = late(one.message, one.raised_at, self.clock())
+            if self._stopping.is_set() or not self._deliver(one, message):
                 return
 
-    def _deliver(self, slack: Slack, alert: str, message: Message, attempts: int, is_ambiguous: bool) -> bool:
-        self._write({"event": "sending", "id": alert, "at": self.clock().isoformat()})
-        try:
-            slack.deliver(repeated(message) if is_ambiguous else message)
-        except DeliveryDelayedError as error:
-            not_before = next_try_at(attempts + 1, self.clock(), error.retry_after_s)
-            # Once a message may have arrived, every later one is a possible repeat.
-            self._write({
-                "event": "delayed", "id": alert, "at": self.clock().isoformat(), "error": str(error),
-                "not_before": not_before.isoformat(), "is_ambiguous": error.ambiguous or is_ambiguous,
-            })  # fmt: skip
-            return False
-        except DeliveryRefusedError as error:
-            log.warning("an alert was not delivered: %s", error)
-            self._write({"event": "refused", "id": alert, "at": self.clock().isoformat(), "error": str(error)})
-            return True
-        self._write({"event": "delivered", "id": alert, "at": self.clock().isoformat()})
+    def _outbox(self) -> list[_Waiting]:
+        """Return what waits, oldest first, without what is snoozed or has to wait for the end of quiet hours."""
+        sql = """
+            SELECT alert_id, message, raised_at, outbox.attempts, not_before, is_ambiguous, reached, kind, threshold
+            FROM outbox JOIN alerts ON alerts.id = alert_id WHERE NOT EXISTS (
+                FROM alerts AS other WHERE other.kind = alerts.kind AND other.budget = alerts.budget
+                AND other.snoozed_until > ?
+            ) ORDER BY raised_at, alert_id
+        """
+        now = self.clock()
+        found = []
+        for alert, text, raised_at, attempts, not_before, is_ambiguous, reached, kind, threshold in self._ask(
+            sql, [now.astimezone(UTC).replace(tzinfo=None)]
+        ):
+            is_urgent = kind in URGENT or (kind == "threshold" and Decimal(threshold) >= 1)
+            if self.quiet(now) and not is_urgent:
+                continue
+            content = json.loads(text)
+            found.append(
+                _Waiting(
+                    alert=alert,
+                    message=Message(text=content["text"], blocks=tuple(content["blocks"])),
+                    raised_at=raised_at.replace(tzinfo=UTC),
+                    attempts=attempts,
+                    not_before=not_before.replace(tzinfo=UTC),
+                    is_ambiguous=is_ambiguous,
+                    reached=tuple(reached or ()),
+                )
+            )
+        return found
+
+    def _deliver_together(self, due: Sequence[_Waiting]) -> None:
+        """Send one message for many, as that of the first: while it has to wait, so do those behind it."""
+        message = combined([one.message for one in due], self.dashboard_url)
+        if self._deliver(due[0], message):
+            for one in due[1:]:
+                self._write({"event": "delivered", "id": one.alert, "at": self.clock().isoformat()})
+
+    def _deliver(self, waiting: _Waiting, message: Message) -> bool:
+        """Bring a message to every channel that does not have it; False when one of them has to be tried again."""
+        left = [channel for channel in self._channels if channel.name not in waiting.reached]
+        refusals = []
+        for channel in left:
+            at = self.clock().isoformat()
+            self._write({"event": "sending", "id": waiting.alert, "at": at})
+            try:
+                channel.deliver(repeated(message) if waiting.is_ambiguous else message, waiting.alert)
+            except DeliveryDelayedError as error:
+                not_before = next_try_at(waiting.attempts + 1, self.clock(), error.retry_after_s)
+                # Once a message may have arrived, every later one is a possible repeat.
+                self._write({
+                    "event": "delayed", "id": waiting.alert, "at": self.clock().isoformat(), "error": str(error),
+                    "not_before": not_before.isoformat(), "is_ambiguous": error.ambiguous or waiting.is_ambiguous,
+                })  # fmt: skip
+                return False
+            except DeliveryRefusedError as error:
+                log.warning("an alert was not delivered: %s", error)
+                refusals.append(str(error))
+            if channel is not left[-1]:
+                self._write({"event": "reached", "id": waiting.alert, "at": at, "channel": channel.name})
+        outcome: dict[str, Any] = {"event": "delivered", "id": waiting.alert, "at": self.clock().isoformat()}
+        if refusals:
+            outcome |= {"event": "refused", "error": "; ".join(refusals)}
+        self._write(outcome)
         return True
 
     def _write(self, event: dict[str, Any]) -> None:
@@ -305,11 +435,34 @@ def alert_id(alert: Alert, group: str | None = None) -> str:
     return hashlib.sha256(claim.encode()).hexdigest()[:16]
 
 
-def _slack(settings: Settings) -> Slack | None:
-    url = settings.alerts.slack_webhook_url
-    if url is None:
-        return None
+def notice_id(notice: Notice) -> str:
+    """Return what names the claim of a notice: one per kind, subject and period."""
+    return hashlib.sha256(f"{notice.kind}\n{notice.subject}\n{notice.period}".encode()).hexdigest()[:16]
+
+
+def _packed(message: Message | None) -> str | None:
+    return None if message is None else json.dumps({"text": message.text, "blocks": message.blocks})
+
+
+def _tried(channel: Channel) -> dict[str, Any]:
+    error = None
     try:
-        return Slack(url.get_secret_value())
+        channel.deliver(TEST, "test")
+    except (DeliveryDelayedError, DeliveryRefusedError) as failed:
+        error = str(failed)
+    return {"channel": channel.name, "delivered": error is None, "error": error}
+
+
+def _channels(settings: AlertSettings) -> list[Channel]:
+    channels: list[Channel] = []
+    try:
+        if settings.slack_webhook_url is not None:
+            channels.append(Slack(settings.slack_webhook_url.get_secret_value()))
+        if settings.webhook_url is not None:
+            secret = settings.webhook_secret.get_secret_value() if settings.webhook_secret else ""
+            channels.append(Webhook(settings.webhook_url.get_secret_value(), secret))
+        if settings.apprise_urls:
+            channels.append(Others([url.get_secret_value() for url in settings.apprise_urls]))
     except ValueError as error:
-        raise SettingsError(f"[alerts]: slack_webhook_url: {error}") from error
+        raise SettingsError(f"[alerts]: {error}") from error
+    return channels

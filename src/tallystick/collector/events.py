@@ -27,17 +27,21 @@ def _raised(event: Event) -> list[Statement]:
     wanted = event["message"] is not None
     alert: list[Any] = [event["id"], event["budget"], _utc(event["window_start"]), _utc(event["window_end"])]
     alert += [event["threshold"], event["limit_usd"], event["spent_usd"], _utc(event["at"])]
-    alert += ["pending" if wanted else "unsent", event.get("group"), event.get("unit", "usd"), event["id"]]
+    alert += ["pending" if wanted else "unsent", event.get("group"), event.get("unit", "usd")]
+    alert += [event.get("kind", "threshold"), event.get("title"), event["id"]]
     found = [(
         """
-        INSERT INTO alerts SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, 0, NULL, ?, ?
-        WHERE NOT EXISTS (FROM alerts WHERE id = ?)
+        INSERT INTO alerts (
+            id, budget, window_start, window_end, threshold, limit_usd, spent_usd, raised_at, state, deliveries,
+            budget_group, unit, kind, title
+        ) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ? WHERE NOT EXISTS (FROM alerts WHERE id = ?)
         """,
         alert,
     )]  # fmt: skip
     if wanted:
         found.append((
-            "INSERT INTO outbox SELECT ?, ?, 0, ?, false WHERE EXISTS (FROM alerts WHERE id = ? AND state = 'pending')"
+            "INSERT INTO outbox (alert_id, message, attempts, not_before, is_ambiguous) SELECT ?, ?, 0, ?, false"
+            " WHERE EXISTS (FROM alerts WHERE id = ? AND state = 'pending')"
             " AND NOT EXISTS (FROM outbox WHERE alert_id = ?)",
             [event["id"], event["message"], _utc(event["at"]), event["id"], event["id"]],
         ))  # fmt: skip
@@ -50,6 +54,22 @@ def _sending(event: Event) -> list[Statement]:
         ("UPDATE outbox SET attempts = attempts + 1, is_ambiguous = true WHERE alert_id = ?", [event["id"]]),
         ("UPDATE alerts SET deliveries = deliveries + 1 WHERE id = ?", [event["id"]]),
     ]
+
+
+def _reached(event: Event) -> list[Statement]:
+    """Of one of several channels: the others are still to be reached."""
+    return [(
+        "UPDATE outbox SET reached = list_append(reached, ?), is_ambiguous = false WHERE alert_id = ?",
+        [event["channel"], event["id"]],
+    )]  # fmt: skip
+
+
+def _acked(event: Event) -> list[Statement]:
+    return [("UPDATE alerts SET acked_at = ? WHERE id = ?", [_utc(event["at"]), event["id"]])]
+
+
+def _snoozed(event: Event) -> list[Statement]:
+    return [("UPDATE alerts SET snoozed_until = ? WHERE id = ?", [_utc(event["until"]), event["id"]])]
 
 
 def _delivered(event: Event) -> list[Statement]:
@@ -102,6 +122,7 @@ def _dropped(event: Event) -> list[Statement]:
 
 _APPLY = {
     "raised": _raised, "sending": _sending, "delivered": _delivered, "refused": _refused, "delayed": _delayed,
+    "reached": _reached, "acked": _acked, "snoozed": _snoozed,
     "turned_away": _turned_away, "define": _defined, "drop": _dropped,
 }  # fmt: skip
 

@@ -65,6 +65,8 @@ POSTS: Mapping[str, str] = {
 
 # Path, method, what it does.
 ORDERS_BY_ID: tuple[tuple[str, str, str], ...] = (
+    ("/api/v1/alerts/{id}/ack", "post", "Write down that somebody has seen an alert"),
+    ("/api/v1/alerts/{id}/snooze", "post", "Hold back what is told of the same budget or subject"),
     ("/api/v1/budgets/{id}", "put", "Put a budget in force in place of the one of its name"),
     ("/api/v1/budgets/{id}", "delete", "Take a budget out of force"),
 )

@@ -99,7 +99,10 @@ ATTEMPT = (
     "should_retry", "code", "requests_limit", "requests_remaining", "tokens_limit", "tokens_remaining",
     "input_tokens_limit", "input_tokens_remaining", "output_tokens_limit", "output_tokens_remaining",
 )  # fmt: skip
-ALERT = ("threshold", "spent", "unit", "budget_group", "raised_at", "state", "delivered_at", "deliveries", "error")
+ALERT = (
+    "id", "kind", "title", "threshold", "spent", "unit", "budget_group", "raised_at", "state", "delivered_at",
+    "deliveries", "error", "acked_at", "snoozed_until",
+)  # fmt: skip
 ALERT_COLUMNS = ", ".join("spent_usd" if name == "spent" else name for name in ALERT)
 """The column is older than other units."""
 # What a page of calls is in the order of, and how a cursor's number becomes that again.
@@ -404,7 +407,10 @@ def alerts(ask: Ask, params: Params, now: datetime) -> Json:
 def alerts_of(ask: Ask, budget: Budget, window: Window) -> list[Json]:
     """Return the alerts of the budget's window in force; of a rolling one those that were raised in it."""
     which = "window_start = ?" if budget.rolling is None else "raised_at >= ?"
-    sql = f"SELECT {ALERT_COLUMNS} FROM alerts WHERE budget = ? AND {which} ORDER BY raised_at, threshold"
+    sql = f"""
+        SELECT {ALERT_COLUMNS} FROM alerts WHERE kind = 'threshold' AND budget = ? AND {which}
+        ORDER BY raised_at, threshold
+    """
     return [_alert(_named(ALERT, row)) for row in ask(sql, [budget.name, naive(window.start)])]
 
 
@@ -412,6 +418,8 @@ def _alert(row: Json) -> Json:
     """Return an alert with its group as an object, and what was spent under its unit's name too."""
     group = row.pop("budget_group")
     is_usd = row["unit"] == "usd"
+    if row["kind"] != "threshold":
+        row = {**row, "threshold": None, "spent": None}
     return {**row, "group": group and json.loads(group), "spent_usd": row["spent"] if is_usd else None}
 
 

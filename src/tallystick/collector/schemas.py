@@ -87,8 +87,9 @@ ATTEMPT = {
     ),
 }  # fmt: skip
 ALERT = {
-    "threshold": TEXT, "spent_usd": MONEY, "raised_at": TIME, "state": TEXT, "delivered_at": LATER, "deliveries": COUNT,
-    "error": WORD,
+    "id": TEXT, "kind": TEXT, "title": WORD, "threshold": WORD, "spent": _or_null(AMOUNT), "unit": TEXT,
+    "group": _or_null(ANYTHING), "spent_usd": USD, "acked_at": LATER, "snoozed_until": LATER,
+    "raised_at": TIME, "state": TEXT, "delivered_at": LATER, "deliveries": COUNT, "error": WORD,
 }  # fmt: skip
 STANDING = {
     **_all(AMOUNT, "spent", "reserved", "left", "share", "pace_per_hour"), "full_at": LATER, "refused": COUNT,

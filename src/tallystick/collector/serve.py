@@ -34,6 +34,7 @@ from tallystick.errors import StoreError
 
 log = logging.getLogger("tallystick.serve")
 
+SNOOZE_MINUTES_MAX = 7 * 24 * 60
 QUERY_CHARS_MAX = 16 * 1024
 BODY_BYTES_MAX = 16 * 1024
 
@@ -113,6 +114,14 @@ class Answers:
         if not _is_json(request):
             return error_answer(415, "unsupported", "send the body as application/json; {} will do")
         return await self._run(lambda: {"rows": self.alerting.test()})
+
+    async def acknowledge(self, request: Request) -> Response:
+        """Write down that somebody has seen an alert."""
+        return await self._order(request, lambda _: self.alerting.acknowledge(request.path_params["id"]))
+
+    async def snooze(self, request: Request) -> Response:
+        """Hold back what is told of the same budget or subject; the body is ``{"minutes": 60}``."""
+        return await self._order(request, lambda body: self.alerting.snooze(request.path_params["id"], _minutes(body)))
 
     async def budgets(self, request: Request) -> Response:
         """Answer how far each budget is spent."""
@@ -288,6 +297,8 @@ def application(receiver: Receiver, answers: Answers, settings: CollectorSetting
             Route("/api/v1/traces/{id}", answers.trace),
             Route("/api/v1/advice", answers.advice),
             Route("/api/v1/doctor", answers.doctor),
+            Route("/api/v1/alerts/{id}/ack", answers.acknowledge, methods=["POST"]),
+            Route("/api/v1/alerts/{id}/snooze", answers.snooze, methods=["POST"]),
             Route("/api/v1/alerts/test", answers.test_alert, methods=["POST"]),
             Route("/api/v1/reprice", answers.reprice, methods=["POST"]),
             Route("/api/v1/{question}", answers.ranged),
@@ -320,6 +331,13 @@ def _params(request: Request) -> list[tuple[str, str]]:
         raise query.BadParameterError(f"the query is longer than {QUERY_CHARS_MAX} characters")
     pairs = [part.partition("=") for part in text.split("&") if part]
     return [(unquote_plus(name), unquote_plus(value)) for name, _, value in pairs]
+
+
+def _minutes(body: Mapping[str, Any]) -> int:
+    minutes = body.get("minutes", 60)
+    if not isinstance(minutes, int) or isinstance(minutes, bool) or not 1 <= minutes <= SNOOZE_MINUTES_MAX:
+        raise query.BadParameterError(f"minutes is {str(minutes)[:40]}; a number from 1 to {SNOOZE_MINUTES_MAX}")
+    return minutes
 
 
 def _is_json(request: Request) -> bool:

@@ -90,7 +90,7 @@ class Service:
             else None
         )
         self.budgeting = Budgeting(self.settings.budgets(), self.journal, self.applier)
-        self.alerting = Alerting(self.settings, self.journal, self.applier, self.budgeting.budgets)
+        self.alerting = Alerting(self.settings, self.journal, self.applier, self.budgeting.budgets, self.prices.version)
         self.pool = ThreadPoolExecutor(collector.query_threads, thread_name_prefix="tallystick-query")
         answers = Answers(
             self.applier,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Mapping
-from datetime import time
+from datetime import datetime, time
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
+from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
@@ -19,9 +21,10 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from tallystick.alerts import KINDS
 from tallystick.alerts.outside import is_url
 from tallystick.errors import SettingsError
-from tallystick.model.budgets import FAIL, ON_UNBOUNDED, ON_UNPRICED, THRESHOLDS, WINDOWS, Budget
+from tallystick.model.budgets import FAIL, ON_UNBOUNDED, ON_UNPRICED, THRESHOLDS, WINDOWS, Budget, is_zone
 from tallystick.model.places import DEFAULT_COLLECTOR_PORT, data_dir, spool_dir
 
 FILE = "tallystick.toml"
@@ -168,12 +171,54 @@ class AlertSettings(_Table):
     slack_webhook_url: SecretStr | None = Field(
         default=None, description="Slack's incoming webhook; without it alerts are only shown."
     )
+    webhook_url: SecretStr | None = Field(default=None, description="Where alerts are posted as signed JSON.")
+    webhook_secret: SecretStr | None = Field(default=None, description="What the webhook's signature is made with.")
+    apprise_urls: tuple[SecretStr, ...] = Field(
+        default=(), description="Other places, in Apprise's words, as mailto://... or discord://..."
+    )
+    watch: tuple[str, ...] = Field(
+        default=tuple(kind for kind in KINDS if kind not in {"forecast", "burn_rate"}),
+        description=f"What is told besides thresholds: {', '.join(KINDS)}.",
+    )
+    quiet_hours: str | None = Field(
+        default=None, description='When only urgent alerts are told, as "22:00-07:00"; the others wait.'
+    )
+    timezone: str = Field(default="UTC", description="Where quiet hours are counted, an IANA name.")
     dashboard_url: str | None = Field(
         default=None, description="Where the dashboard is, for links in messages, as http://127.0.0.1:8501."
     )
     every_ms: int = Field(
         default=500, ge=10, le=60_000, description="Budgets are looked at after a commit, but not more often than this."
     )
+
+    @field_validator("watch")
+    @classmethod
+    def _is_known(cls, watch: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := sorted(set(watch) - set(KINDS)):
+            raise ValueError(f"has {unknown[0]!r}; known: {', '.join(KINDS)}")
+        return watch
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_zone(cls, name: str) -> str:
+        if not is_zone(name):
+            raise ValueError("is no zone; an IANA name is, as Europe/Berlin")
+        return name
+
+    @field_validator("quiet_hours")
+    @classmethod
+    def _is_span(cls, hours: str | None) -> str | None:
+        if hours is not None and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d", hours):
+            raise ValueError('is no span of hours; "22:00-07:00" is one')
+        return hours
+
+    def is_quiet(self, now: datetime) -> bool:
+        """Tell whether only urgent alerts are told at ``now``, by the clock on the wall in ``timezone``."""
+        if self.quiet_hours is None:
+            return False
+        start, end = (time.fromisoformat(part) for part in self.quiet_hours.split("-"))
+        at = now.astimezone(ZoneInfo(self.timezone)).time()
+        return start <= at < end if start <= end else at >= start or at < end
 
 
 class BudgetSettings(BaseModel, extra="forbid", frozen=True):

@@ -150,7 +150,7 @@ class Budget:
         rolling = ROLLING.fullmatch(self.window) if isinstance(self.window, str) else None
         if self.window not in WINDOWS and not (rolling and int(rolling[1]) <= ROLLING_HOURS_MAX):
             _refuse("window", self.window, f"{', '.join(WINDOWS)} or rolling Nh, as rolling 24h, up to 744")
-        if not _is_zone(self.timezone):
+        if not is_zone(self.timezone):
             _refuse("timezone", self.timezone, "an IANA name as Europe/Berlin, or UTC")
         if not isinstance(self.reset_at, time) or self.reset_at.tzinfo is not None or self.reset_at.microsecond:
             _refuse("reset_at", self.reset_at, "a time of day in the budget's timezone, as 06:00")
@@ -198,7 +198,8 @@ def _is_amount(value: Any) -> bool:
     return isinstance(value, Decimal) and value.is_finite() and value > 0
 
 
-def _is_zone(name: Any) -> bool:
+def is_zone(name: Any) -> bool:
+    """Tell whether ``name`` is a time zone that is known here, ``Europe/Berlin`` say."""
     try:
         ZoneInfo(name)
     except (LookupError, ValueError, OSError, TypeError):  # unknown; "../x"; "America", a folder; not a text
