@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TooLateError
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tallystick.errors import DeliveryDelayedError, MissingExtraError
 
@@ -27,14 +28,9 @@ class Others:
     name = "apprise"
 
     def __init__(self, urls: Sequence[str]) -> None:
-        try:
-            import apprise
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("apprise_urls of [alerts]", "apprise", "apprise") from error
-        self._places = apprise.Apprise()
-        for number, url in enumerate(urls, start=1):
-            if not self._places.add(url):
-                raise ValueError(f"apprise_urls: the {number}. is none that Apprise knows")
+        with warnings.catch_warnings():  # it looks for what Python 3.13 has no more, and says so (1.9)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._places = _places(urls)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="tallystick-apprise")
 
     def __repr__(self) -> str:
@@ -53,6 +49,18 @@ class Others:
             raise DeliveryDelayedError(f"Apprise did not end within {DEADLINE_S:g} s", ambiguous=True) from error
         if not is_taken:
             raise DeliveryDelayedError("a place that Apprise sends to did not take it", ambiguous=True)
+
+
+def _places(urls: Sequence[str]) -> Any:
+    try:
+        import apprise
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("apprise_urls of [alerts]", "apprise", "apprise") from error
+    places = apprise.Apprise()
+    for number, url in enumerate(urls, start=1):
+        if not places.add(url):
+            raise ValueError(f"apprise_urls: the {number}. is none that Apprise knows")
+    return places
 
 
 def _links(message: Message) -> str:
