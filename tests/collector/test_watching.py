@@ -159,7 +159,10 @@ class Hook:
         self.server.server_close()
 
 
-def test_every_channel_gets_it_and_a_webhook_is_signed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_channel_gets_it_and_a_webhook_is_signed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     hook = Hook()
     more = f"webhook_url = '{hook.url}'\nwebhook_secret = 'shared'\nwatch = ['unpriced']\n"
     more += f"apprise_urls = ['json://127.0.0.1:{hook.server.server_port}/other']"
