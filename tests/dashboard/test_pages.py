@@ -11,7 +11,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import tallystick.dashboard
-from fakes.collector_answers import HOSTILE, Answers, call, iso, serving
+from fakes.collector_answers import HOSTILE, Answers, call, iso, refusal, serving
 from tallystick.dashboard import words
 from tallystick.model.money import show_usd
 
@@ -293,17 +293,60 @@ def test_budgets_show_the_fullest_first_with_window_and_alerts(open_page: Open) 
     assert page.dataframe[1].value["notification"].tolist() == ["delivered", "refused by the receiver"]
 
 
-def test_a_budget_says_when_it_resets(open_page: Open, answers: Answers) -> None:
+def test_a_budget_says_what_is_held_and_left_when_it_is_full_and_when_it_resets(
+    open_page: Open, answers: Answers
+) -> None:
     now = datetime.now(UTC)
-    window = {
-        "kind": "day",
-        "timezone": "UTC",
-        "start": iso(now),
-        "end": iso(now + timedelta(hours=3, minutes=59, seconds=50)),
-    }
-    answers.budgets = [{**answers.budgets[0], "window": window}]
+    end = iso(now + timedelta(hours=3, minutes=59, seconds=50))
+    window = {"kind": "day", "timezone": "UTC", "start": iso(now), "end": end}
+    figures = {"reserved": "0.31", "left": "1.57", "pace_per_hour": "0.9", "full_at": None}
+    answers.budgets = [{**answers.budgets[0], "window": window, **figures}]
 
-    assert "resets in 3 h 59 min" in shown(open_page("budgets"))
+    page = open_page("budgets")
+
+    assert tile(page, "Reserved") == "$0.310"
+    assert tile(page, "Left") == "$1.57"
+    assert tile(page, "Full") == "not in this window"
+    assert tile(page, "Resets in") == "3 h 59 min"
+
+
+def test_the_groups_of_a_budget_are_a_table_in_its_unit(open_page: Open, answers: Answers) -> None:
+    group = {"group": {"user": "u1"}, "spent": "8000", "reserved": "500", "left": "1500", "share": "0.8",
+             "pace_per_hour": "0", "full_at": None, "refused": 3}  # fmt: skip
+    answers.budgets = [
+        {**answers.budgets[0], "unit": "tokens", "limit": "10000", "spent": "8000", "alerts": [],
+         "groups": [group, {**group, "group": {"user": ""}, "left": "0"}], "groups_count": 2}
+    ]  # fmt: skip
+
+    page = open_page("budgets")
+
+    table = page.dataframe[0].value
+    assert table["group"].tolist() == ["user = u1", "user = (none)"]
+    assert table["spent"].tolist() == [8000, 8000]
+    assert table["full"].tolist() == ["not in this window", "now"]
+    assert "2 groups, each with the limit for itself" in shown(page)
+
+
+def test_blocked_calls_show_the_sum_that_did_not_fit(open_page: Open, answers: Answers) -> None:
+    answers.refusals = [refusal(), refusal(reason="unpriced", group=None)]
+
+    page = open_page("budgets", range="7d")
+
+    table = page.dataframe[len(page.dataframe) - 1].value
+    assert table["why"].tolist() == [
+        "$9.2 spent + $0.5 reserved + $0.41 needed = $10.11 of $10",
+        "its model has no known price, so what it costs cannot be bounded",
+    ]
+    assert "2 calls refused in the last 7 d" in shown(page)
+
+
+def test_a_budget_of_the_file_is_read_only(open_page: Open) -> None:
+    page = open_page("budgets", edit="chat")
+
+    assert "No budget called chat can be changed here" in shown(page)
+    assert "Read only here: it stands in `tallystick.toml`" in shown(page)
+    assert not page.text_input
+    assert [button.label for button in page.button] == ["All budgets"]
 
 
 def test_without_budgets_there_is_one_to_copy(open_page: Open, answers: Answers) -> None:
@@ -416,7 +459,10 @@ def test_strings_from_outside_are_letters_and_nothing_else(
     answers.calls = [
         call(number, datetime.now(UTC), **ended, **some) for number, some in ((0x1F, names), (0x2F, priced))
     ]
-    answers.budgets = [{**answers.budgets[0], "name": evil, "scope": {"feature": evil}, "action": evil}]
+    answers.budgets = [
+        {**answers.budgets[0], "name": evil, "scope": {"feature": evil}, "action": evil, "source": "api"}
+    ]
+    answers.refusals = [refusal(budget=evil, group={evil: evil}, dimensions={"model": evil, "feature": evil})]
     answers.ledger = {"rejected_spans": {evil: 1}, "prices": {"version": evil, "age_days": 1}}
     query: dict[str, Any] = {"call": "1f"} if page == "call" else {"feature": evil}
 

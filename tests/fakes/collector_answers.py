@@ -381,6 +381,49 @@ BUDGETS: list[Row] = [
 ]
 
 
+def standing(row: Row) -> Row:
+    """Return a budget of `BUDGETS` with all that the collector tells of one."""
+    spent, limit, end = Decimal(row["spent_usd"]), Decimal(row["limit_usd"]), row["window"]["end"]
+    left = (_time(end) - datetime.now(UTC)).total_seconds() if end else None
+    return {
+        "source": "file",
+        "unit": "usd",
+        "limit": row["limit_usd"],
+        "spent": row["spent_usd"],
+        "reserved": "0",
+        "left": str(max(limit - spent, Decimal())),
+        "pace_per_hour": "0.9",
+        "full_at": None,
+        "resets_in_s": left,
+        "refused": 0,
+        "groups": [],
+        "groups_count": 0,
+        **row,
+        "alerts": [{"unit": "usd", "spent": alert["spent_usd"], **alert} for alert in row["alerts"]],
+    }
+
+
+def refusal(**changes: Any) -> Row:
+    """Return a call that a budget did not let through."""
+    return {
+        "id": "4f" * 16,
+        "refused_at": iso(datetime.now(UTC)),
+        "budget": "chat",
+        "group": {"user": "u1"},
+        "action": "block",
+        "reason": "limit",
+        "unit": "usd",
+        "limit": "10",
+        "spent": "9.2",
+        "reserved": "0.5",
+        "needed": "0.41",
+        "window_start": iso(datetime.now(UTC)),
+        "window_end": iso(datetime.now(UTC)),
+        "resets_at": iso(datetime.now(UTC) + timedelta(hours=2)),
+        "dimensions": {"model": "claude-sonnet-4-5", "feature": "chat"},
+    } | changes
+
+
 class RefusedError(Exception):
     """The question is wrong; the answer has status 400."""
 
@@ -391,6 +434,7 @@ class Answers:
 
     calls: list[Row] = field(default_factory=list)
     budgets: list[Row] = field(default_factory=list)
+    refusals: list[Row] = field(default_factory=list)
     ledger: Row = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     """The questions that came, newest last."""
@@ -406,7 +450,8 @@ class Answers:
             "failures": self._failures,
             "calls": self._page,
             "dimensions": self._dimensions,
-            "budgets": lambda _: {"rows": self.budgets},
+            "budgets": lambda _: {"rows": [standing(row) for row in self.budgets]},
+            "refusals": lambda _: {"rows": self.refusals},
             "ledger": self._ledger,
         }
         if name not in questions:

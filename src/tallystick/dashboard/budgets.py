@@ -8,10 +8,11 @@ from typing import Any
 
 import streamlit as st
 
-from tallystick.dashboard import figures, frames, pages, parts, words
-from tallystick.dashboard.view import View
-from tallystick.model.money import show_amount
+from tallystick.dashboard import budget_form, figures, frames, pages, parts, words
+from tallystick.dashboard.view import View, iso
 
+CELL = 32
+"""Letters in a cell, so that one long name does not push the other columns out of sight."""
 EXAMPLE = """\
 [[budget]]
 name = "chat"
@@ -24,7 +25,9 @@ action = "alert"
 
 
 def show() -> None:
-    """Draw the page."""
+    """Draw the page; the form, when the address asks for one, stands above and is not drawn anew by itself."""
+    with parts.trouble():
+        budget_form.show()
     parts.live(_body)
 
 
@@ -36,12 +39,14 @@ def _body(shown: View) -> None:
     # The fullest first: that is the one to look at.
     for row in sorted(rows, key=lambda row: -Decimal(row["share"] or 0)):
         _budget(row, shown)
+    if rows:
+        _blocked(ask("refusals", {"start": iso(shown.start), "end": iso(shown.end)})["rows"], shown)
     parts.footer(ledger, shown)
 
 
 def _none() -> None:
     st.subheader("No budgets yet", anchor=False)
-    st.markdown("Put one into `tallystick.toml`, in the folder where the collector starts, and start it again:")
+    st.markdown("Make one here, or put it into `tallystick.toml`, where the collector starts, and start it again:")
     st.code(EXAMPLE, language="toml")
     st.caption("It tells when 50, 80 and 100 % of ten dollars a day are spent by calls tagged with the feature chat.")
 
@@ -55,20 +60,31 @@ def _budget(row: Mapping[str, Any], shown: View) -> None:
             _badge(share, row)
         spent = f"{_amount(row, 'spent')} of {_amount(row, 'limit')} spent, {words.percent(share)}"
         st.progress(float(min(max(share, Decimal()), Decimal(1))), text=words.escape(spent))
-        st.caption(words.escape(_conditions(row, shown), 500))
+        parts.tiles(figures.standing(row, shown.zone, shown.now))
+        st.caption(words.escape(_conditions(row), 500))
         if row["unpriced_units"]:
             st.warning(
                 f"{words.plural(row['unpriced_units'], 'response')} without a known price: not in the figure above.",
                 icon=":material/help:",
             )
+        if row["groups"]:
+            _groups(row, shown)
         if row["alerts"]:
             _alerts(row["alerts"], shown)
+        _ways_on(row)
+
+
+def _ways_on(row: Mapping[str, Any]) -> None:
+    with st.container(horizontal=True, vertical_alignment="center"):
         pages.link("calls", "Calls of this window", _calls_of(row), ":material/list_alt:")
+        if row["source"] == "file":
+            st.caption("Read only here: it stands in `tallystick.toml`. Change it there and start the collector again.")
+        elif st.button("Edit", icon=":material/edit:", key=f"edit {row['name']}"):
+            budget_form.open_for(row["name"])
 
 
 def _amount(row: Mapping[str, Any], name: str) -> str:
-    unit = row.get("unit", "usd")
-    return words.usd(row[f"{name}_usd"]) if unit == "usd" else show_amount(Decimal(row[name]), unit)
+    return words.amount(row[name], row["unit"])
 
 
 def _badge(share: Decimal, row: Mapping[str, Any]) -> None:
@@ -81,15 +97,14 @@ def _badge(share: Decimal, row: Mapping[str, Any]) -> None:
         st.badge("inside", icon=":material/check:", color="green")
 
 
-def _conditions(row: Mapping[str, Any], shown: View) -> str:
+def _conditions(row: Mapping[str, Any]) -> str:
     window = row["window"]
-    end = words.instant(window["end"])
     told = [f"window: {words.clean(window['kind'])} ({words.clean(window['timezone'])})"]
-    if end is not None and not window["kind"].startswith("rolling"):
-        told.append(f"resets in {words.left(end - shown.now)}, at {words.stamp(end, shown.zone)}")
     levels = ", ".join(words.percent(Decimal(level)) for level in row["thresholds"])
     told.append(f"tells at {levels}" if levels else "tells nobody")
     told.append({"alert": "only warns", "block": "blocks at the limit"}.get(row["action"], words.clean(row["action"])))
+    if row["refused"]:
+        told.append(f"{words.plural(row['refused'], 'call')} refused in this window")
     return " · ".join(told)
 
 
@@ -97,6 +112,59 @@ def _calls_of(row: Mapping[str, Any]) -> dict[str, str | list[str]]:
     window = row["window"]
     edges = {name: window[name] for name in ("start", "end") if window[name]}
     return {**edges, **{name: value for name, value in row["scope"].items() if isinstance(value, str)}}
+
+
+def _groups(row: Mapping[str, Any], shown: View) -> None:
+    listed, number = len(row["groups"]), row["groups_count"]
+    told = f"{words.plural(number, 'group')}, each with the limit for itself"
+    st.markdown(f"**{told}**" + (f": the {listed} fullest" if number > listed else ""))
+    table = [
+        {
+            "group": words.group(group["group"]),
+            **{name: Decimal(group[name]) for name in ("spent", "reserved", "left", "share")},
+            "full": figures.full_at(group, shown.zone, shown.now),
+            "refused": group["refused"],
+        }
+        for group in row["groups"]
+    ]
+    tell = frames.amount(row["unit"])
+    told_as = {"spent": tell, "reserved": tell, "left": tell, "share": frames.percent, "refused": frames.count}
+    st.dataframe(
+        frames.table(table, ["group", "spent", "reserved", "left", "share", "full", "refused"], told_as),
+        column_config={name: st.column_config.NumberColumn(name, alignment="right") for name in told_as},
+        hide_index=True,
+        height=35 * (min(listed, 6) + 1) + 3,
+        alt="The groups of this budget, the fullest first",
+    )
+
+
+def _blocked(refusals: list[dict[str, Any]], shown: View) -> None:
+    st.markdown("### Blocked calls")
+    period = f"in the last {words.span(shown.length)}" if shown.range else "in this range"
+    if not refusals:
+        st.caption(f"No budget refused a call {period}.")
+        return
+    columns = ("when", "budget", "group", "why", "model", "feature", "opens again")
+    table = [
+        {
+            "when": words.clock(row["refused_at"], shown.zone, shown.now),
+            "budget": words.clean(row["budget"], CELL),
+            "group": words.group(row["group"] or {}),
+            "why": figures.arithmetic(row),
+            "model": words.clean(row["dimensions"].get("model") or "", CELL),
+            "feature": words.clean(row["dimensions"].get("feature") or "", CELL),
+            "opens again": words.clock(row["resets_at"], shown.zone, shown.now),
+        }
+        for row in refusals
+    ]
+    st.dataframe(
+        frames.table(table, columns),
+        column_config={"why": st.column_config.TextColumn("why", width="large")},
+        hide_index=True,
+        height=35 * (min(len(table), 10) + 1) + 3,
+        alt="Calls that a budget refused, each with its arithmetic",
+    )
+    st.caption(f"{words.plural(len(refusals), 'call')} refused {period}, the newest first; none of them was sent.")
 
 
 def _alerts(alerts: list[dict[str, Any]], shown: View) -> None:

@@ -434,6 +434,46 @@ def scope(filters: Mapping[str, object]) -> str:
     return ", ".join(f"{words.clean(name)} = {words.clean(str(value))}" for name, value in filters.items())
 
 
+def standing(row: Answer, zone: ZoneInfo, now: datetime) -> list[Tile]:
+    """Return the tiles of a budget: what is held, what is left, when it is full at this pace, when it begins anew."""
+    unit, end = row["unit"], words.instant(row["window"]["end"])
+    pace = f"at {words.amount(row['pace_per_hour'], unit)} an hour"
+    resets = Tile(label="Resets in", value="rolling", versus="each call leaves by itself")
+    if end is not None and row["resets_in_s"] is not None:
+        resets = Tile(label="Resets in", value=words.left(end - now), versus=words.stamp(end, zone))
+    return [
+        Tile(label="Reserved", value=words.amount(row["reserved"], unit), versus="for calls in flight"),
+        Tile(label="Left", value=words.amount(row["left"], unit), versus=f"of {words.amount(row['limit'], unit)}"),
+        Tile(label="Full", value=full_at(row, zone, now), versus=pace),
+        resets,
+    ]
+
+
+def full_at(row: Answer, zone: ZoneInfo, now: datetime) -> str:
+    """Return when the limit is reached at the pace of the last hour."""
+    if Decimal(row["left"]) <= 0:
+        return "now"
+    return words.clock(row["full_at"], zone, now) if row["full_at"] else "not in this window"
+
+
+REASONS = {
+    "unpriced": "its model has no known price, so what it costs cannot be bounded",
+    "unbounded": "nothing bounds what it can cost",
+}
+
+
+def arithmetic(refusal: Answer) -> str:
+    """Return why a budget let a call not through: the sum that did not fit, or what of it is not known."""
+    if refusal["reason"] != "limit":
+        return REASONS.get(refusal["reason"]) or words.clean(refusal["reason"])
+    parts = [Decimal(refusal[name]) for name in ("spent", "reserved", "needed")]
+    spent, reserved, needed, whole, limit = (
+        words.exact_amount(amount, refusal["unit"])
+        for amount in (*parts, sum(parts, Decimal()), Decimal(refusal["limit"]))
+    )
+    return f"{spent} spent + {reserved} reserved + {needed} needed = {whole} of {limit}"
+
+
 def chosen(view: View) -> list[tuple[str, str]]:
     """Return the filters that are set as (name, value), one for each chip."""
     return [(name, value) for name, values in view.filters.items() for value in values]

@@ -39,6 +39,11 @@ def usd(amount: float | None) -> str:
     return words.usd(None if amount is None else Decimal(repr(float(amount))))
 
 
+def amount(unit: str) -> Teller:
+    """Return what says a column of a budget's amounts."""
+    return lambda value: "" if value is None else words.amount(Decimal(repr(float(value))), unit)
+
+
 def percent(share: float | None) -> str:
     """Say a column of shares."""
     return "" if share is None else words.percent(share)

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from tallystick.model.failures import MAY_BE_BILLED, TOLD
-from tallystick.model.money import show_usd
+from tallystick.model.money import show_amount, show_usd
 
 NONE = "(none)"
 """Shown for calls that have no value in a dimension."""
@@ -47,6 +47,22 @@ def code(text: str) -> str:
 def usd(amount: Decimal | str | None) -> str:
     """Return ``amount`` as a person reads it; a string is a decimal of the collector's answer."""
     return show_usd(decimal(amount))
+
+
+def amount(value: Decimal | str, unit: str) -> str:
+    """Return an amount of a budget in its unit: ``$12.30``, ``8,000 tokens``, ``12 calls``."""
+    return show_amount(Decimal(value), unit)
+
+
+def exact_amount(value: Decimal, unit: str) -> str:
+    """Return the same with every digit, so that a sum that is shown adds up."""
+    told = plain(format(value, "f"))
+    return f"${told}" if unit == "usd" else told
+
+
+def group(values: Mapping[str, str]) -> str:
+    """Return which group of a budget: ``user = u1, feature = (none)``."""
+    return ", ".join(f"{clean(name, 40)} = {clean(value, 40) or NONE}" for name, value in values.items())
 
 
 def decimal(amount: Decimal | str | None) -> Decimal | None:
