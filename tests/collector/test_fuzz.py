@@ -14,7 +14,7 @@ from google.protobuf.json_format import MessageToDict
 from fakes.collector import PROTOBUF, merged, otlp_call, running_collector
 
 JSON = "application/json"
-MUTATIONS = 1500
+MUTATIONS = 900
 USAGE = {"input_tokens": 1200, "output_tokens": 350}
 Dice = random.Random
 
@@ -87,7 +87,7 @@ def test_no_broken_export_is_answered_5xx_or_stops_the_good_ones(tmp_path: Path)
 
         assert set(answers) == {200, 400}
         assert answers.count(400) > MUTATIONS / 10, "the mutations break next to nothing"
-        assert (good_ones["calls"], good_ones["spend_usd"]) == (15, "0.13275")
+        assert (good_ones["calls"], good_ones["spend_usd"]) == (9, "0.07965")
         assert ledger["unaccounted_spans"] == 0
-        assert ledger["received_spans"] > 15
+        assert ledger["received_spans"] > 9
         assert collector.request("GET", "/healthz")[0] == 200
