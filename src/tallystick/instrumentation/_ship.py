@@ -28,7 +28,7 @@ log = logging.getLogger("tallystick.ship")
 GATHER_S = 0.1
 """How long the shipper waits after a record, so that one request carries many."""
 REQUEST_S = 10.0
-EXIT_S = 0.4
+EXIT_S = 0.25
 ADOPT_EVERY_S = 60.0
 HEADERS = {"Content-Type": "application/x-protobuf", "User-Agent": "tallystick"}
 BODY_BYTES_MAX = 4 * 1024 * 1024
