@@ -21,6 +21,7 @@ from tallystick.dashboard.view import read_view
 
 Open = Callable[..., AppTest]
 NOW = datetime.now(UTC)
+RANGE = {"start": (NOW - timedelta(days=30)).isoformat(), "end": NOW.isoformat()}
 USAGE = {"input_tokens": 2000, "output_tokens": 100}
 
 
@@ -69,8 +70,8 @@ def links(test: AppTest) -> list[tuple[str, str]]:
 
 
 def test_the_advisor_shows_what_the_collector_answers(asked: Running, open_page_of_any_collector: Open) -> None:
-    page = open_page_of_any_collector("advisor", range="30d")
-    told = asked.ask("advice", start=(NOW - timedelta(days=30)).isoformat(), about="batch")
+    page = open_page_of_any_collector("advisor", **RANGE)
+    told = asked.ask("advice", **RANGE, about="batch")
 
     # 240 calls of $0.0075 at half the price, over two days.
     assert told["rows"][0]["usd"] == "0.9"
@@ -79,7 +80,7 @@ def test_the_advisor_shows_what_the_collector_answers(asked: Running, open_page_
     assert "Send in batches what nobody waits for." in shown(page)
     [nightly] = [query for label, query in links(page) if label == "$6.75 · 120 calls · nightly, claude-sonnet-4-5"]
     assert "service=nightly" in nightly
-    assert "range=30d" in nightly
+    assert f"start={RANGE['start'][:10]}" in nightly
 
 
 def test_what_was_looked_at_in_vain_is_told(asked: Running, open_page_of_any_collector: Open) -> None:
@@ -91,7 +92,7 @@ def test_what_was_looked_at_in_vain_is_told(asked: Running, open_page_of_any_col
 def test_the_advisor_prices_the_traffic_on_the_model_in_the_url(
     asked: Running, open_page_of_any_collector: Open
 ) -> None:
-    page = open_page_of_any_collector("advisor", range="30d", to="anthropic/claude-haiku-4-5")
+    page = open_page_of_any_collector("advisor", **RANGE, to="anthropic/claude-haiku-4-5")
 
     # 240 calls at a third, over two days: $1.20 of $1.80.
     assert "$18.00 a month" in [plain(str(found.value)) for found in page.subheader]
