@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -16,32 +12,14 @@ from urllib.parse import urlencode
 
 import pytest
 
+from fakes.browser import NEEDS_CHROMIUM, WAIT_MS, chromium, dashboard_process
 from fakes.collector import merged, otlp_call, running_collector
 from fakes.collector_answers import HOSTILE, Answers, call, serving
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-CHROMIUM = os.environ.get("TALLYSTICK_CHROMIUM") or next(filter(None, map(shutil.which, PROGRAMS)), None)
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-WAIT_MS = 60_000
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        CHROMIUM is None,
-        reason=f"no Chromium: none of {', '.join(PROGRAMS)} is on PATH and TALLYSTICK_CHROMIUM names none",
-    ),
-]
+pytestmark = NEEDS_CHROMIUM
 
 
 @pytest.fixture
@@ -61,35 +39,15 @@ def port(answers: Answers) -> int:
 
 @pytest.fixture
 def dashboard(port: int, tmp_path: Path) -> Iterator[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "tallystick",
-        "dashboard",
-        "--collector",
-        f"http://127.0.0.1:{port}",
-        "--port",
-        "0",
-    ]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert "Dashboard at " in line, line
-        yield line.split()[2]
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
+    with dashboard_process(f"http://127.0.0.1:{port}", tmp_path) as url:
+        yield url
 
 
 @pytest.fixture
 def page(dashboard: str) -> Iterator[Page]:
     """A browser at the dashboard; the test fails when a page asked anybody but the dashboard, or opened a dialog."""
-    from playwright.sync_api import sync_playwright
-
     strangers: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with chromium() as browser:
         context = browser.new_context(
             viewport={"width": 1440, "height": 900}, timezone_id="Asia/Tokyo", base_url=dashboard
         )
@@ -97,15 +55,8 @@ def page(dashboard: str) -> Iterator[Page]:
         page.set_default_timeout(WAIT_MS)
         page.on("dialog", lambda dialog: (strangers.append(dialog.message), dialog.dismiss()))
         page.on("request", lambda asked: strangers.append(asked.url) if _is_strange(asked.url, dashboard) else None)
-        for attempt in range(300):  # the line comes before the port is open
-            try:
-                page.goto("/")
-                break
-            except Exception:  # noqa: BLE001 -- Playwright has one class for all network errors
-                assert attempt < 299
-                page.wait_for_timeout(200)
+        page.goto("/")
         yield page
-        browser.close()
     assert strangers == []
 
 

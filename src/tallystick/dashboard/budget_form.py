@@ -63,7 +63,7 @@ def show() -> None:
     st.subheader(words.escape(f"Budget {name}" if name else "New budget", 80), anchor=False)
     with st.form(f"budget {name}", enter_to_submit=False):
         fields = _fields(definition, name)
-        is_sent = st.form_submit_button("Save" if name else "Put in force", type="primary", icon=":material/check:")
+        is_sent = st.form_submit_button("Save" if name else "Put in force", icon=":material/check:")
     if is_sent:
         _send(fields, name)
     with st.container(horizontal=True):
@@ -97,7 +97,7 @@ def _send(fields: Mapping[str, Any], name: str) -> None:
 def _delete(name: str) -> None:
     with st.popover("Delete", icon=":material/delete:"):
         st.markdown("What was spent stays on the ledger; nothing is refused or told in this budget's name any more.")
-        if st.button("Delete this budget", type="primary", icon=":material/delete:"):
+        if st.button("Delete this budget", icon=":material/delete:"):
             parts.collector().order(_address(name), {}, "DELETE")
             close()
 
@@ -113,14 +113,30 @@ def _fields(definition: Mapping[str, Any], name: str) -> dict[str, Any]:
     got: dict[str, Any] = {
         "name": left.text_input("Name", shown["name"], disabled=bool(name), key=f"name {name}"),
         "limit": middle.text_input("Limit", shown["limit"], key=f"limit {name}"),
-        "unit": right.selectbox("In", list(UNITS), list(UNITS).index(shown["unit"]), format_func=UNITS.__getitem__,
-                                key=f"unit {name}"),
-        "window": left.selectbox("Window", *_choice(WINDOWS, shown["window"]), accept_new_options=True,
-                                 help="Of the calendar; or the last hours, as `rolling 24h`.", key=f"window {name}"),
-        "action": middle.selectbox("At the limit", *_choice(ACTIONS, shown["action"]), accept_new_options=True,
-                                   help="`alert` only tells, `block` refuses, `downgrade:MODEL` asks another model.",
-                                   key=f"action {name}"),
+        "unit": right.selectbox(
+            "In", list(UNITS), list(UNITS).index(shown["unit"]), format_func=UNITS.__getitem__, key=f"unit {name}"
+        ),
+    }
+    left, middle, right = st.columns(3)  # row by row, so that a phone shows the fields in this order
+    got |= {
+        "window": left.selectbox(
+            "Window",
+            *_choice(WINDOWS, shown["window"]),
+            accept_new_options=True,
+            help="Of the calendar; or the last hours, as `rolling 24h`.",
+            key=f"window {name}",
+        ),
+        "action": middle.selectbox(
+            "At the limit",
+            *_choice(ACTIONS, shown["action"]),
+            accept_new_options=True,
+            help="`alert` only tells, `block` refuses, `downgrade:MODEL` asks another model.",
+            key=f"action {name}",
+        ),
         "thresholds": right.text_input("Tells at, in percent", shown["thresholds"], key=f"thresholds {name}"),
+    }
+    left, middle, right = st.columns(3)
+    got |= {
         "scope": left.text_area("Which calls count", shown["scope"], height=80, placeholder="feature = chat",
                                 help="A condition on each line, all must match; empty: every call.",
                                 key=f"scope {name}"),

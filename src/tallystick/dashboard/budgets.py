@@ -62,7 +62,7 @@ def _budget(row: Mapping[str, Any], shown: View) -> None:
         st.progress(float(min(max(share, Decimal()), Decimal(1))), text=words.escape(spent))
         parts.tiles(figures.standing(row, shown.zone, shown.now))
         st.caption(words.escape(_conditions(row), 500))
-        if row["unpriced_units"]:
+        if row["unpriced_units"] and row["unit"] == "usd":
             st.warning(
                 f"{words.plural(row['unpriced_units'], 'response')} without a known price: not in the figure above.",
                 icon=":material/help:",

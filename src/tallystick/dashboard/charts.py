@@ -77,8 +77,15 @@ def stacked(stack: Stack, view: View, palette: Palette, by: str, measure: Measur
         )
         .add_params(alt.selection_point(name=PICKED, fields=["at", "series"], on="click", clear="dblclick"))
     )
-    marks = (
-        alt.Chart(_data([row for row in rows if row["unpriced"] and measure == "spend_usd"]))
+    unpriced = [row for row in rows if row["unpriced"] and measure == "spend_usd"]
+    layers = [bars, _unpriced_marks(unpriced, view)] if unpriced else [bars]  # a layer without marks has no name
+    chart: alt.LayerChart = alt.layer(*layers).properties(height=240).configure_view(strokeWidth=0)
+    return chart
+
+
+def _unpriced_marks(rows: list[dict[str, Any]], view: View) -> alt.Chart:
+    chart: alt.Chart = (
+        alt.Chart(_data(rows))
         .transform_aggregate(unpriced="sum(unpriced)", groupby=["start", "end"])
         .transform_calculate(middle="(datum.start + datum.end) / 2")
         .mark_point(shape="triangle-up", filled=True, size=45, color=FAILED_COLOUR, yOffset=7, opacity=1, clip=False)
@@ -88,7 +95,6 @@ def stacked(stack: Stack, view: View, palette: Palette, by: str, measure: Measur
             tooltip=[alt.Tooltip("unpriced:Q", title="responses without a price", format=",")],
         )
     )
-    chart: alt.LayerChart = alt.layer(bars, marks).properties(height=240).configure_view(strokeWidth=0)
     return chart
 
 

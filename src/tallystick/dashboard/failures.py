@@ -94,6 +94,7 @@ def _by_class(rows: list[dict[str, Any]], shown: View) -> None:
         frames.table(table, list(columns), told),
         column_config=columns,
         hide_index=True,
+        height=35 * (min(len(rows), 16) + 1) + 3,
         key="classes",
         on_select="rerun",
         selection_mode="single-cell",

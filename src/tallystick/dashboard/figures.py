@@ -210,7 +210,7 @@ class Stack:
     series: tuple[str, ...]
     keys: Mapping[str, Key]
     rest: str | None
-    """The name of the series that holds all the small ones."""
+    """The name of the series that holds all the small ones, or the smallest: it has no colour of its own."""
 
 
 def stack(rows: Sequence[Answer], bucket: str, zone: ZoneInfo, series_max: int = len(SERIES_COLOURS)) -> Stack:
@@ -219,15 +219,17 @@ def stack(rows: Sequence[Answer], bucket: str, zone: ZoneInfo, series_max: int =
     for row in rows:
         spent[row["key"]] += Decimal(row["spend_usd"] or 0)
     ranked = sorted(spent, key=lambda key: (-spent[key], key or ""))
-    # One left over is shown as itself: "1 other" would only hide its name.
+    # One left over is shown as itself, in the colour of the rest: "1 other" would only hide its name.
     apart = ranked if len(ranked) <= series_max + 1 else ranked[:series_max]
     named = labels(apart)
     rest = f"{len(ranked) - len(apart)} others" if len(ranked) > len(apart) else None
+    if len(apart) > series_max:
+        rest = named[apart[-1]]
     cells: dict[tuple[str, str], list[Answer]] = defaultdict(list)
     for row in rows:
         cells[row["at"], named.get(row["key"], rest or "")].append(row)
     bars = tuple(_bar(at, series, members, bucket, zone) for (at, series), members in cells.items())
-    order = (*(named[key] for key in apart), *((rest,) if rest else ()))
+    order = tuple(dict.fromkeys((*(named[key] for key in apart), *((rest,) if rest else ()))))
     return Stack(bars=bars, series=order, keys={named[key]: key for key in apart}, rest=rest)
 
 

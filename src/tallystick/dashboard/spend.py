@@ -36,7 +36,7 @@ def _body(shown: View) -> None:
     series = ask("series", asked)["rows"]
     dearest = ask("calls", {**shown.question(), "order": "-cost_usd", "limit": DEAREST})["rows"]
     _over_time(series, shown, figures.what_changed(groups, groups_before, shown.by))
-    left, right = st.columns([3, 2], gap="medium")
+    left, right = st.columns([2, 1], gap="medium")
     with left:
         _by_group(groups, shown)
     with right:

@@ -1,0 +1,77 @@
+"""Every page in both themes and two widths, looked over by axe: WCAG 2.1, levels A and AA."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fakes.browser import NEEDS_CHROMIUM, WAIT_MS, chromium, dashboard_process
+from fakes.collector import Running, running_collector
+from fakes.shop import BUDGETS, open_shop
+from tallystick.errors import CollectorRefusedError
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytestmark = NEEDS_CHROMIUM
+
+RULES = {
+    "runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]},
+    "resultTypes": ["violations"],
+}
+PAGES = ("/?range=7d", "/failures?range=7d", "/calls?range=7d", "/calls?range=7d&call={call}", "/budgets",
+         "/budgets?edit=", "/advisor?range=7d", "/settings")  # fmt: skip
+BACKGROUNDS = {"light": "rgb(255, 255, 255)", "dark": "rgb(17, 22, 28)"}
+WIDTHS = (1440, 390)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running_collector(tmp_path_factory.mktemp("shop"), BUDGETS) as collector:
+        open_shop(collector, time.time_ns(), 400)
+        refused = {"id": secrets.token_hex(16), "dimensions": {"service": "batch", "model": "gpt-4.1"}, "usd": "0.1",
+                   "tokens": 9000, "calls": 1}  # fmt: skip
+        with pytest.raises(CollectorRefusedError):
+            collector.client.order("reservations", refused)
+        yield collector
+
+
+@pytest.fixture(scope="module")
+def page(shop: Running) -> Iterator[Page]:
+    with dashboard_process(shop.url, shop.folder) as url, chromium() as browser:
+        context = browser.new_context(base_url=url, timezone_id="Europe/Berlin")
+        context.set_default_timeout(WAIT_MS)
+        yield context.new_page()
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_axe_finds_nothing(page: Page, shop: Running, path: str) -> None:
+    page.goto(path.format(call=shop.ask("calls", link="re_ask", limit=1)["rows"][0]["id"]))
+    page.get_by_text("Times in").first.wait_for()
+    found = []
+    for theme, background in BACKGROUNDS.items():
+        page.emulate_media(color_scheme=theme)
+        page.wait_for_function("colour => getComputedStyle(document.querySelector('.stApp')).backgroundColor == colour",
+                               arg=background)  # fmt: skip
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 900})
+            found += [f"{theme}, {width} px: {violation}" for violation in violations(page)]
+    assert found == []
+
+
+def violations(page: Page) -> list[str]:
+    """Return what axe finds, told so that it can be mended."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    # A part that is being drawn anew is faded for a moment, which is no contrast to judge.
+    page.add_style_tag(content="[data-stale] { opacity: 1 !important; transition: none !important }")
+    told = Axe().run(page, options=RULES).response
+    return [
+        f"{each['id']}: {node['html'][:200]}: {node['failureSummary']}"
+        for each in told["violations"]
+        for node in each["nodes"]
+    ]
