@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
@@ -34,6 +34,8 @@ ANSWER_S = 0.5
 """How long a call waits for the answer of a collector that has answered so far: the machine may be busy."""
 SILENT_S = 0.045
 """As ANSWER_S, once it has failed to answer, until it answers again: then a refusal takes less than 50 ms."""
+PATIENT_S_MAX = 2.0
+"""As ANSWER_S, of a call that may wait: asking a busy collector again and again would only keep it busier."""
 PROBE_S = 0.25
 """How soon a collector that has failed to answer is asked again in the background."""
 FIRST_S = 0.045
@@ -86,6 +88,8 @@ class Silence:
     reason: str
     held_id: str = ""
     """What it may hold all the same, if it heard the question."""
+    was_sent: bool = True
+    """False when it cannot have heard the question."""
     is_final: bool = False
     """True when it heard the question and finds no sense in it."""
 
@@ -161,23 +165,28 @@ class Bank:
         gone = self._is_silent or time.monotonic() - self._heard_at_s > CONTACT_S
         return not gone or all(rule.fail != "closed" for rule in rules)
 
-    def reserve(self, rules: Sequence[Budget], dimensions: Mapping[str, str], need: Need, hold: Hold) -> Steps:
-        """Set aside what a call needs at the ledger; ends with None when it is held, else a Refusal or a Silence."""
+    def reserve(
+        self, rules: Sequence[Budget], dimensions: Mapping[str, str], need: Need, hold: Hold, patience_s: float = 0.0
+    ) -> Steps:
+        """Set aside what a call needs at the ledger; ends with None when it is held, else a Refusal or a Silence.
+
+        ``patience_s`` is how long the call may wait for a collector that does not answer.
+        """
         key = key_of(rules, dimensions)
         if self.take(rules, key, need, hold):
             return None
         times = self._slice_calls(rules, key, need)
         if times > 1:
-            answer = yield from self._ask(rules, key, dimensions, need, times)
+            answer = yield from self._ask(rules, key, dimensions, need, times, patience_s=patience_s)
             self._asking.discard(key)
             if answer is None and self.take(rules, key, need, hold):
                 return None
             if isinstance(answer, Silence):
                 return answer
-        answer = yield from self._ask(rules, key, dimensions, need, 1, hold)
+        answer = yield from self._ask(rules, key, dimensions, need, 1, hold, patience_s=patience_s)
         if isinstance(answer, Refusal) and self._give_up(key):
             yield partial(self._settle_owed, ANSWER_S)  # what this process holds for nobody may be just what is missing
-            answer = yield from self._ask(rules, key, dimensions, need, 1, hold)
+            answer = yield from self._ask(rules, key, dimensions, need, 1, hold, patience_s=patience_s)
         return answer
 
     def wait(
@@ -216,6 +225,7 @@ class Bank:
         hold: Hold | None = None,
         *,
         wait_s: float = 0.0,
+        patience_s: float = 0.0,
     ) -> Steps:
         """Ask for a reservation, of a slice when there is no ``hold``; ends with None when it is held."""
         held_id = secrets.token_hex(16)
@@ -232,16 +242,17 @@ class Bank:
             "asks_again": hold is None,
         }
         try:
-            patience_s = SILENT_S if self._is_silent else ANSWER_S
+            patience_s = max(SILENT_S if self._is_silent else ANSWER_S, min(patience_s, PATIENT_S_MAX))
             answer = yield partial(self._post, "/api/v1/reservations", body, patience_s + wait_s)
         except BaseException:  # cancelled while it waited: whatever is held for it is nobody's
             self._asking.discard(key)
             self.release(held_id)
             raise
         if isinstance(answer, Silence):
+            silence = replace(answer, held_id=held_id)
             if hold is None:
-                self.release(held_id)
-            return Silence(answer.reason, held_id)
+                self.forgo(silence)
+            return silence
         status, told = answer
         self._learn_room(key, told)
         if status == 409:
@@ -332,6 +343,11 @@ class Bank:
         })  # fmt: skip
         self._woken.set()
 
+    def forgo(self, silence: Silence) -> None:
+        """Give back what may be held for a call that did not wait for the answer."""
+        if silence.was_sent:
+            self.release(silence.held_id)
+
     def release(self, held_id: str) -> None:
         """Give back what may be held for a call that was never sent."""
         entry = {"id": held_id, "usd": "0", "tokens": 0, "calls": 0, "status": "exact", "final": True}
@@ -345,7 +361,7 @@ class Bank:
             status, told = self._line.ask("POST", path, body, timeout_s)
         except Unreachable as error:
             self._fell_silent()
-            return Silence(str(error))
+            return Silence(str(error), was_sent=error.was_sent)
         if status not in {200, 409}:
             detail = (told.get("error") or {}).get("message") if isinstance(told.get("error"), dict) else None
             reason = f"it answered {status}" + (f": {detail}" if detail else "")
@@ -471,6 +487,8 @@ class Bank:
         for held_id in list(self._live):
             self._live.pop(held_id, None)
             self._owe(held_id, Spent(usd=None, tokens=None, calls=1, status="unknown"))
+        self._owed.extend(entry for _, entry in self._later)
+        self._later.clear()
         if not self._is_silent:
             self._settle_owed(EXIT_S)
         self._line.close()

@@ -121,12 +121,13 @@ class Gate:
             if wait_s > 0:
                 answer = yield from self.bank.wait(rules, ask.dimensions, ask.need, hold, wait_s)
             else:
-                answer = yield from self.bank.reserve(rules, ask.dimensions, ask.need, hold)
+                left_s = begun_s + _patience_s(rules) - asked_s
+                answer = yield from self.bank.reserve(rules, ask.dimensions, ask.need, hold, left_s)
             if answer is None:
                 return
             if isinstance(answer, Silence):
                 if time.monotonic() - begun_s < _patience_s(rules):
-                    self.bank.release(answer.held_id)
+                    self.bank.forgo(answer)
                     yield PAUSE_S
                     continue
                 self._without(rules, answer, ask, hold)
@@ -148,7 +149,7 @@ class Gate:
             hold.unguarded = [rule.name for rule in rules]
             self.bank.owes(silence.held_id, hold)  # charged when the ledger hears of it
             return
-        self.bank.release(silence.held_id)
+        self.bank.forgo(silence)
         rule = strict[0]
         raise BudgetExceededError(
             f"budget {rule.name!r} cannot be asked for room: the collector at {self.bank.url} does not answer "

@@ -25,6 +25,9 @@ KEPT_MAX = 8
 class Unreachable(Exception):  # noqa: N818 -- a state, not a fault
     """The collector did not answer in time, or not in a way that says anything."""
 
+    was_sent = True
+    """False when nobody can have heard the question."""
+
 
 class Line:
     """Connections to one collector; safe for threads, and a forked child opens its own."""
@@ -54,12 +57,17 @@ class Line:
         until = time.monotonic() + timeout_s
         with self._lock:
             connection = self._kept.pop() if self._kept else None
+        was_sent = connection is not None
         if connection is not None:
             try:
                 return self._exchange(connection, method, path, body, until, bytes_max)
             except (OSError, HTTPException, ValueError):
                 connection.close()  # the collector may have closed it long ago; that says nothing of it now
-        connection = self._connect(until - time.monotonic())
+        try:
+            connection = self._connect(until - time.monotonic())
+        except Unreachable as error:
+            error.was_sent = was_sent
+            raise
         try:
             return self._exchange(connection, method, path, body, until, bytes_max)
         except (OSError, HTTPException, ValueError) as error:
