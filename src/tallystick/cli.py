@@ -189,7 +189,11 @@ def run_app(args: argparse.Namespace) -> int:
 
 
 def budget(args: argparse.Namespace) -> int:
-    """List the budgets and how they stand."""
+    """List the budgets and how they stand, or prove that one holds."""
+    if args.action == "test":
+        from tallystick.budgets.prove import run as prove
+
+        return prove(collector=args.collector, name=args.budget)
     from tallystick.budgets.show import run
 
     return run(collector=args.collector)
@@ -267,6 +271,9 @@ def parser() -> argparse.ArgumentParser:
 
     budgeting = command(budget).add_subparsers(dest="action", metavar="ACTION", required=True)
     with_collector(budgeting.add_parser("list", help="what is spent, held and left, the pace, and when each resets"))
+    proving = budgeting.add_parser("test", help="prove against a loopback provider that a copy of it refuses in time")
+    with_collector(proving)
+    proving.add_argument("budget", metavar="NAME", help="as budget list shows it")
 
     alerting = command(alert).add_subparsers(dest="action", metavar="ACTION", required=True)
     with_collector(alerting.add_parser("test", help="send a message to every channel, and say what came back"))

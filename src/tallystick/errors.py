@@ -12,6 +12,7 @@
     │   ├── CollectorUnreachableError
     │   ├── CollectorRefusedError
     │   └── UnknownCallError       no call has the id that was asked for
+    ├── ProofError                 a budget could not be tried; says nothing about whether it holds
     ├── ReportError                a provider's own cost report cannot be had
     ├── ExportError                a row is not what the format demands; nothing was written
     ├── StoreError
@@ -157,6 +158,10 @@ class UnknownCallError(CollectorError):
             f"no call has the id {call} ({detail}); the Calls page and GET /api/v1/calls list the ids that are there"
         )
         self.call = call
+
+
+class ProofError(TallystickError):
+    """A budget could not be tried against the loopback provider; says nothing about whether it holds."""
 
 
 class ReportError(TallystickError):

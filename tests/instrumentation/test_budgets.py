@@ -249,6 +249,9 @@ def test_calls_are_counted_where_the_limit_is_in_calls(app: Guarded, oai: openai
         with pytest.raises(BudgetExceededError, match="3 spent"):
             oai.chat.completions.create(**ASKED)
     assert len(app.provider.requests()) == 3
+    assert len(app.spans("counted")) == 4
+    [row] = [row for row in app.collector.ask("budgets")["rows"] if row["name"] == "three calls"]
+    assert row["spent"] == "3", "what was refused was counted as a call"
 
 
 # --- every end of a call (the terminal paths) --------------------------------------

@@ -325,9 +325,9 @@ def run_seed(given: argparse.Namespace, seed: int) -> bool:
     used, books = found["spent"] / given.limit, found["exact"] / found["whole"]
     print(
         f"{'calm' if calm else seed:>4} {fail:6} {scene.lost:>4.0%} {scene.kills:>4}+{scene.collector_kills:<2} "
-        f"{found['calls']:>6} {found['failed']:>6} {found['refused']:>7} {found['away']:>5} {found['billed']:>10.6f} {found['over']:>8.6f} "
-        f"{used:>6.1%} {found['billed'] / given.limit:>12.1%} {books:>7.2%} {found['held']:>6} "
-        f"{time.time() - since:>5.0f}",
+        f"{found['calls']:>6} {found['failed']:>6} {found['refused']:>7} {found['away']:>5} "
+        f"{found['billed']:>10.6f} {found['over']:>8.6f} {used:>6.1%} {found['billed'] / given.limit:>12.1%} "
+        f"{books:>7.2%} {found['held']:>6} {time.time() - since:>5.0f}",
         flush=True,
     )
     # What a killed worker had been answered and could not write down is billed, and held at its worst case.

@@ -29,6 +29,7 @@ from tallystick.collector.journal import Journal, Position
 from tallystick.collector.packed import rows_of
 from tallystick.errors import StoreError
 from tallystick.model.budgets import Budget
+from tallystick.model.failures import Outcome
 from tallystick.model.ledger import (
     EXPIRED,
     OPEN,
@@ -63,7 +64,8 @@ COLUMNS = {
 
 
 READ = (
-    *COLUMNS.values(), "tags", "reservation_id", "started_at", "attempts", "units", "unpriced_units", "estimated_units",
+    *COLUMNS.values(), "tags", "reservation_id", "started_at", "outcome", "attempts", "units", "unpriced_units",
+    "estimated_units",
     "cost_usd", "input_tokens", "output_tokens",
 )  # fmt: skip
 
@@ -457,7 +459,9 @@ def _dimensions(row: Row) -> dict[str, str]:
 def _amount(row: Row, unit: str) -> Any:
     if unit == "usd":
         return row["cost_usd"] or 0
-    return 1 if unit == "calls" else row["input_tokens"] + row["output_tokens"]
+    if unit == "calls":
+        return 0 if row["outcome"] == Outcome.BUDGET_BLOCKED else 1
+    return row["input_tokens"] + row["output_tokens"]
 
 
 def _observation(row: Row, dimensions: Mapping[str, str]) -> dict[str, Any]:

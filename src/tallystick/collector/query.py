@@ -34,6 +34,7 @@ from tallystick.collector.rollups import (
 )
 from tallystick.errors import TallystickError
 from tallystick.model.budgets import Budget
+from tallystick.model.failures import Outcome
 from tallystick.model.windows import Window, window_at
 
 Params = Sequence[tuple[str, str]]
@@ -463,7 +464,12 @@ def group_columns(budget: Budget) -> tuple[list[str], list[Any]]:
     return columns, values
 
 
-AMOUNTS = {"usd": "sum(cost_usd)", "tokens": "sum(input_tokens + output_tokens)", "calls": "count(*)"}
+SENT = f"outcome IS DISTINCT FROM '{Outcome.BUDGET_BLOCKED}'"
+"""What was refused before it was sent is no call that a budget pays for."""
+AMOUNTS = {
+    "usd": "sum(cost_usd)", "tokens": "sum(input_tokens + output_tokens)",
+    "calls": f"count_if({SENT})",
+}  # fmt: skip
 
 
 def never_asked(
