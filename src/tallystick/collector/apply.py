@@ -14,8 +14,8 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from tallystick.collector import reprice
 from tallystick.collector.decode import Batch
-from tallystick.collector.events import Statement
+from tallystick.collector.events import Statement, statements
 from tallystick.collector.journal import Journal, Position, Stretch
 from tallystick.collector.making import Group, Maker, uncounted
 from tallystick.collector.packed import BadRowsError, Packed, pack
@@ -42,9 +42,33 @@ CHECKPOINT_IDLE_S = 10.0
 BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 STUCK_S = 4.0
 REOPEN_S = 5.0
+KEEP_S = 3600.0
+"""How often it is looked whether something is old enough to be moved or dropped."""
+SENT_AGAIN_DAYS = 36
+"""A span may come again for 35 days, and counts once: so long its rows are kept, whatever they take."""
 ROLL_S, BUSY_HOURS, IDLE_HOURS = 10.0, 4, 24
 """How often hours are summed while records keep coming, how many then, and how many at once when none come."""
 Observer = Callable[[pa.Table, Position], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """How long rows stay in the database, and then in the archive, by the day of their arrival."""
+
+    archive_days: int
+    days: int
+    bytes_max: int | None = None
+    """What database and archive may take together."""
+
+
+FOR_EVER = Retention(archive_days=36_500, days=36_500)
+
+
+def is_kept(record: Record) -> bool:
+    """Tell whether a rebuild needs a record also when all spans of its time are in the archive."""
+    if record.kind == Kind.BUDGET:
+        return record.payload[:1] == b"{" and bool(statements(json.loads(record.payload)))
+    return record.kind in {Kind.ALERT, Kind.PRICES, Kind.REPRICE}
 
 
 class Applier:
@@ -57,6 +81,7 @@ class Applier:
         maker: Maker,
         quarantine: Path,
         group_ms: int,
+        retention: Retention = FOR_EVER,
     ) -> None:
         self.journal = journal
         self.maker = maker
@@ -73,7 +98,13 @@ class Applier:
         self._stopping = threading.Event()
         self._checkpointed = True
         self._applied_at = self._rolled_at = time.monotonic()
-        self._is_rolling = False
+        self._is_rolling = self._is_keeping = False
+        self._kept_at = -KEEP_S
+        self._freed = 0
+        """The segments before this one hold no spans any more."""
+        self.retention = retention
+        self.keeps_from: Callable[[], int] = lambda: self.store.applied.segment
+        """The first segment of the journal that somebody still reads, now or after a restart."""
         self._begun: Position | None = None
         """Where the group begins that is being made ahead of its turn."""
         self.store = self._open()
@@ -152,6 +183,7 @@ class Applier:
         if store.applied > self.journal.end:
             log.warning("the journal is shorter than what was applied of it; it is read from its beginning")
             store.applied = begin
+        store.counted = min(store.counted, self.journal.end)
         self.store = store
         self._use_stored_prices()
         return store
@@ -186,6 +218,9 @@ class Applier:
             return
         if time.monotonic() - self._rolled_at > ROLL_S:
             self._roll(BUSY_HOURS)
+            self._pack()
+        if time.monotonic() - self._kept_at > KEEP_S:
+            self._keep()
         if self._begun is None and self.journal.bytes_between(start, self.journal.end) < GATHER_BYTES:
             self._stopping.wait(self.group_ms / 1000)
         group = self._made(start)
@@ -203,7 +238,7 @@ class Applier:
     def _made(self, start: Position) -> Group | None:
         """Return the group behind ``start``, which may have been begun already; None at the end of a segment."""
         if self._begun != start:
-            stretch = self.journal.stretch(start, GROUP_BYTES)
+            stretch = self._stretch(start)
             if isinstance(stretch, Position):
                 self.store.applied = stretch
                 return None
@@ -215,18 +250,65 @@ class Applier:
         """Have the next group made while this one is stored, if there is one already."""
         if self.journal.bytes_between(start, self.journal.end) < GATHER_BYTES:
             return
-        stretch = self.journal.stretch(start, GROUP_BYTES)
+        stretch = self._stretch(start)
         if isinstance(stretch, Stretch):
             self.maker.begin(stretch, self.store.schemas)
             self._begun = start
+
+    def _stretch(self, start: Position) -> Stretch | Position:
+        """Return what the next group is made of: it ends where what is counted already ends."""
+        stretch = self.journal.stretch(start, GROUP_BYTES)
+        counted = self.store.counted
+        if isinstance(stretch, Stretch) and start.segment == counted.segment and start < counted:
+            return replace(stretch, limit=min(stretch.limit, counted.offset))
+        return stretch
 
     def _roll(self, hours_max: int) -> None:
         """Sum hours that are over; the one that is not is cheap to answer from its rows, and changes all the time."""
         self._is_rolling = self.store.roll(datetime.now(UTC).replace(tzinfo=None), hours_max)
         self._rolled_at = time.monotonic()
 
+    def _keep(self) -> None:
+        """Move or drop a day of what is old; when there is none left, free what the journal still holds of it."""
+        today = datetime.now(UTC).replace(tzinfo=None, hour=0, minute=0, second=0, microsecond=0)
+        archive_before = today - timedelta(days=self.retention.archive_days)
+        self._is_keeping = self.store.move(archive_before)
+        if not self._is_keeping:
+            freed_until = self._strip(archive_before)
+            drop_before = today - timedelta(days=self.retention.days)
+            kept_from = min(freed_until, today - timedelta(days=SENT_AGAIN_DAYS))
+            self._is_keeping = self.store.drop(drop_before, kept_from, self.retention.bytes_max)
+        if not self._is_keeping:
+            self._kept_at = time.monotonic()
+        self._checkpointed = False
+        self.progress_at = time.monotonic()
+
+    def _strip(self, before: datetime) -> datetime:
+        """Take the spans out of segments that ended ``before``; return from when on the journal still holds some.
+
+        Those are in the archive by then; what were dropped of it earlier would come back with a rebuild.
+        """
+        number = self._freed
+        for number in self.journal.segments():
+            if number >= self.keeps_from() or self.journal.ended_at(number) >= before:
+                return self.journal.begun_at(number)
+            if number >= self._freed:
+                self.store.note()
+                self.journal.strip(number, is_kept)
+                self._freed = number + 1
+        return before
+
+    def _pack(self) -> None:
+        """Compress a segment that is written whole and that everybody has read."""
+        number = next((number for number in self.journal.unpacked() if number < self.keeps_from()), None)
+        if number is not None:
+            self.journal.pack(number)
+
     def _rest(self) -> None:
         self._roll(IDLE_HOURS)
+        self._pack()
+        if not self._is_rolling and (self._is_keeping or time.monotonic() - self._kept_at > KEEP_S):
+            self._keep()
         if not self._checkpointed and time.monotonic() - self._applied_at > CHECKPOINT_IDLE_S:
             self.store.checkpoint()
             self._checkpointed = True

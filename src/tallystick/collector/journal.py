@@ -6,24 +6,36 @@ share one ``fdatasync``: a writer thread takes all of them, writes once, syncs o
 
 from __future__ import annotations
 
+import gzip
+import io
 import logging
 import os
+import re
+import shutil
 import threading
 import time
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 from tallystick.collector.folder import sync_folder
 from tallystick.errors import StoreError
-from tallystick.model.segment import SUFFIX, Damage, Kind, Record, encode_record, read_records, write_all
+from tallystick.model.segment import HEADER, SUFFIX, Damage, Kind, Record, encode_record, read_records, write_all
 
 log = logging.getLogger("tallystick.journal")
 
 APPEND = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 CHUNK_BYTES = 4 * 1024 * 1024
+READ_BYTES = 1024 * 1024
+PACKED = ".gz"
+SEGMENT = re.compile(rf"[0-9]+{re.escape(SUFFIX)}({re.escape(PACKED)})?")
+SEGMENT_S = 86_400.0
+"""A segment is ended after a day, so that what is old can be freed of little data too."""
 
 
 class JournalFullError(StoreError):
@@ -52,9 +64,7 @@ class Stretch:
         offset, limit = self.start.offset, self.limit
         size = min(self.bytes_max, limit - offset)
         while True:
-            with self.path.open("rb") as file:
-                file.seek(offset)
-                data = file.read(size)
+            data = _read(self.path, offset, size)
             found = list(read_records(data))
             is_whole = offset + size >= limit
             if not is_whole and (not found or isinstance(found[-1], Damage)):
@@ -92,8 +102,13 @@ class Journal:
         self._grown = threading.Condition()
         self._closing = False
         self._is_ragged = False
+        self._begun_at = time.time()
+        self._packed = self._find_packed()
         self._fd, self._end = self._open_last()
-        self._sizes = {number: self._path(number).stat().st_size for number in self.segments()}
+        self._sizes = {
+            number: unpacked_bytes(path) if number in self._packed else path.stat().st_size
+            for number, path in ((number, self._path(number)) for number in self.segments())
+        }
         self._writer = threading.Thread(target=self._write_forever, name="tallystick-journal", daemon=True)
         self._writer.start()
 
@@ -152,7 +167,8 @@ class Journal:
         if self._is_ragged:
             os.ftruncate(self._fd, self._end.offset)
             self._is_ragged = False
-        if self._end.offset >= self.segment_bytes_max:
+        is_old = self._end.offset and time.time() - self._begun_at > SEGMENT_S
+        if is_old or self._end.offset >= self.segment_bytes_max:
             self._roll()
         data = b"".join(records)
         # A disk may take a part of the write, or all of it and then fail to sync: what was not acknowledged is cut off
@@ -182,6 +198,7 @@ class Journal:
             raise
         os.close(self._fd)
         self._fd = fd
+        self._begun_at = time.time()
         with self._grown:
             self._end = Position(following, 0)
             self._sizes[following] = 0
@@ -189,12 +206,16 @@ class Journal:
     def _open_last(self) -> tuple[int, Position]:
         """Open the newest segment; a half-written record at its end is moved aside, so that appends are seen."""
         number = max(self.segments(), default=1)
+        if number in self._packed:
+            number += 1
         path = self._path(number)
         fd = os.open(path, APPEND, 0o600)
         sync_folder(self.folder)
         data = path.read_bytes()
         end = 0
         for found in read_records(data):
+            if not end and isinstance(found, Record):
+                self._begun_at = found.time_ns / 1e9
             end = found.end
         if end < len(data):
             self.torn_bytes = len(data) - end
@@ -213,7 +234,7 @@ class Journal:
 
     def segments(self) -> list[int]:
         """Return the numbers of the segments, ascending."""
-        return sorted(int(path.stem) for path in self.folder.glob(f"*{SUFFIX}") if path.stem.isdecimal())
+        return sorted(int(path.name.partition(".")[0]) for path in segments_in(self.folder))
 
     @property
     def start(self) -> Position:
@@ -225,7 +246,7 @@ class Journal:
         return len(self._sizes)
 
     def size_bytes(self) -> int:
-        """Return the size of all segments, in bytes."""
+        """Return what all segments hold, in bytes, before compression."""
         return sum(self._sizes.copy().values())
 
     def bytes_between(self, start: Position, end: Position) -> int:
@@ -256,8 +277,104 @@ class Journal:
         limit = end.offset if start.segment == end.segment else self._size(start.segment)
         return Stretch(self._path(start.segment), start, limit, bytes_max)
 
+    def begun_at(self, number: int) -> datetime:
+        """Return when the first record of a segment was appended; now when there is none."""
+        with opened(self._path(number)) as file:
+            head = file.read(HEADER.size)
+        at_s = HEADER.unpack(head)[-1] / 1e9 if len(head) == HEADER.size else time.time()
+        return datetime.fromtimestamp(at_s, UTC).replace(tzinfo=None)
+
+    def ended_at(self, number: int) -> datetime:
+        """Return when a segment was written to last."""
+        return datetime.fromtimestamp(self._path(number).stat().st_mtime, UTC).replace(tzinfo=None)
+
+    def unpacked(self) -> list[int]:
+        """Return the numbers of the segments that are not compressed, ascending."""
+        return sorted(self._sizes.keys() - self._packed)
+
+    def pack(self, number: int) -> None:
+        """Compress a segment that nobody writes to, or reads at the moment; positions in it stay as they are."""
+        if number not in self._packed:
+            with self._path(number).open("rb") as file:
+                self._replace(number, file)
+
+    def strip(self, number: int, is_kept: Callable[[Record], bool]) -> None:
+        """Leave of a segment only the records that ``is_kept``; nobody may know a position in it."""
+        with opened(self._path(number)) as file:
+            data = file.read()
+        kept = [data[found.start : found.end] for found in read_records(data)
+                if isinstance(found, Record) and is_kept(found)]  # fmt: skip
+        if sum(map(len, kept)) == len(data) > 0:
+            return
+        if kept:
+            self._replace(number, io.BytesIO(b"".join(kept)))
+        else:
+            self._path(number).unlink()
+            del self._sizes[number]
+            self._packed.discard(number)
+
+    def _replace(self, number: int, content: IO[bytes]) -> None:
+        """Put ``content``, compressed, in place of a segment."""
+        path = self._path(number)
+        stated = path.stat()
+        target = self.folder / f"{number:08d}{SUFFIX}{PACKED}"
+        part = target.with_suffix(".part")
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            with gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as packed:
+                shutil.copyfileobj(content, packed, CHUNK_BYTES)
+            file.flush()
+            os.fsync(fd)
+        os.utime(part, ns=(stated.st_atime_ns, stated.st_mtime_ns))
+        part.replace(target)
+        sync_folder(self.folder)
+        self._sizes[number] = unpacked_bytes(target)
+        self._packed.add(number)
+        if path != target:
+            path.unlink()
+
     def _size(self, number: int) -> int:
         return self._sizes.get(number, 0)
 
     def _path(self, number: int) -> Path:
-        return self.folder / f"{number:08d}{SUFFIX}"
+        return self.folder / f"{number:08d}{SUFFIX}{PACKED if number in self._packed else ''}"
+
+    def _find_packed(self) -> set[int]:
+        """Return which segments are compressed; of one that is there twice, the last process was about to be done."""
+        found = set()
+        for path in self.folder.glob(f"*{SUFFIX}{PACKED}"):
+            if path.with_suffix("").exists():
+                path.unlink()
+            else:
+                found.add(int(path.name.partition(".")[0]))
+        return found
+
+
+def segments_in(folder: Path) -> list[Path]:
+    """Return the files of the segments in ``folder``, the oldest first."""
+    return sorted(path for path in folder.glob(f"*{SUFFIX}*") if SEGMENT.fullmatch(path.name))
+
+
+def opened(path: Path) -> IO[bytes]:
+    """Open a segment for reading, compressed or not."""
+    return gzip.open(path, "rb") if path.suffix == PACKED else path.open("rb")  # type: ignore[return-value]
+
+
+def unpacked_bytes(path: Path) -> int:
+    """Return how many bytes a compressed segment holds, as it says at its end."""
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - 4, 0))
+        return int.from_bytes(file.read(4), "little")
+
+
+def _read(path: Path, offset: int, size: int) -> bytes:
+    """Return ``size`` bytes behind ``offset``; fewer when what is compressed is damaged."""
+    data = bytearray()
+    with opened(path) as file:
+        try:
+            file.seek(offset)
+            while len(data) < size and (part := file.read(min(size - len(data), READ_BYTES))):
+                data += part
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            log.warning("%s is damaged behind %d bytes: %s", path, offset + len(data), error)
+    return bytes(data)

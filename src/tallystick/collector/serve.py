@@ -256,6 +256,7 @@ class Answers:
             name.removeprefix("dropped:"): count for name, count in counts.items() if name.startswith("dropped:")
         }
         accounted = counts.get("stored", 0) + counts.get("duplicates", 0) + sum(rejected.values())
+        accounted += dropped.get("retention", 0)
         applied_bytes = journal.bytes_between(journal.start, applied)
         return {
             "received_spans": counts.get("received", 0),

@@ -16,7 +16,7 @@ import uvicorn
 
 from tallystick.collector.adopt import Adopter
 from tallystick.collector.alerting import Alerting
-from tallystick.collector.apply import Applier
+from tallystick.collector.apply import Applier, Retention
 from tallystick.collector.budgeting import Budgeting
 from tallystick.collector.decode import Decoder
 from tallystick.collector.folder import Folder, own
@@ -76,7 +76,12 @@ class Service:
         decoder = Decoder(shelf.price, collector.spans_max, collector.attributes_max)
         quarantine = folder.aside / "records.tly"
         maker = Worker(decoder, shelf.book) if collector.worker else Here(decoder)
-        self.applier = Applier(self.journal, open_store, maker, quarantine, collector.group_ms)
+        retention = Retention(
+            archive_days=collector.archive_days,
+            days=collector.retention_days,
+            bytes_max=None if collector.retention_gb is None else int(collector.retention_gb * 1e9),
+        )
+        self.applier = Applier(self.journal, open_store, maker, quarantine, collector.group_ms, retention)
         self.prices = Prices(shelf, self.journal, self.applier)
         self.adopter = Adopter(collector.spool, self.journal)
         self.forwarder = (
@@ -90,6 +95,7 @@ class Service:
             else None
         )
         self.budgeting = Budgeting(self.settings.budgets(), self.journal, self.applier)
+        self.applier.keeps_from = self._keeps_from
         self.alerting = Alerting(self.settings, self.journal, self.applier, self.budgeting.budgets, self.prices.version)
         self.pool = ThreadPoolExecutor(collector.query_threads, thread_name_prefix="tallystick-query")
         answers = Answers(
@@ -125,6 +131,11 @@ class Service:
             ssl_keyfile=collector.tls_key,
         )
         self.server = _Server(config)
+
+    def _keeps_from(self) -> int:
+        """Return the first segment of the journal that somebody still reads, now or after a restart."""
+        forwarded = self.forwarder.position.segment if self.forwarder else self.journal.end.segment
+        return min(self.applier.store.applied.segment, self.budgeting.keeps_from(), forwarded)
 
     @property
     def address(self) -> str:

@@ -114,6 +114,15 @@ class CollectorSettings(_Table):
         description="Rows are made in a second process, so that the first answers meanwhile; false takes less memory.",
     )
     memory_limit_mb: int = Field(default=256, ge=64, description="How much memory DuckDB may take, in MB.")
+    archive_days: int = Field(
+        default=40, ge=1, description="After so many days rows move from the database into the archive (Parquet)."
+    )
+    retention_days: int = Field(
+        default=400, ge=36, description="After so many days rows are dropped; the sums of their hours stay."
+    )
+    retention_gb: float | None = Field(
+        default=None, gt=0, description="What database and archive may take together, in GB; the oldest goes first."
+    )
     query_threads: int = Field(default=4, ge=1, le=64, description="How many questions are answered at the same time.")
     query_timeout_s: float = Field(
         default=30.0, gt=0, description="A question that takes longer is broken off, in seconds."

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tallystick.collector.archive import Archive
 from tallystick.collector.decode import TOKENS, Batch, Row, settle
 from tallystick.collector.journal import Position
 from tallystick.collector.packed import TABLES, BadRowsError, Key, Packed, table_of
@@ -32,13 +33,19 @@ from tallystick.errors import StoreError, StoreTooNewError
 
 log = logging.getLogger("tallystick.store")
 
-SCHEMA = 8
+SCHEMA = 9
 FILE_VERSION = "v1.5.0"
 """The oldest storage format that both 1.5 and 2.x read and write; DuckDB 1.5's own default is older and slower."""
 WAL_BYTES = "64MB"
 IDENTITY_CHARS_MIN = 16
 """Some local servers number their responses (Ollama: chatcmpl-0 to chatcmpl-999); such an id names nothing for long."""
 TRACE_CALLS_MAX = 500
+KEPT_DAYS = 35
+"""A span that comes again counts once within so many days of its arrival, wherever its rows are by then."""
+HASHES = 1_000_000
+"""So many rows are hashed at once when the store recalls what it has seen."""
+UNBEATEN = (127, True, True, 10**18, 1e18)
+"""The rank of a unit in the archive: what is there stays as it is."""
 
 EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 -- DuckDB's TIMESTAMP is naive, and UTC here
 MICROSECOND = timedelta(microseconds=1)
@@ -120,6 +127,10 @@ class Store:
         """The ids of the stored forms of receipts."""
         self._anonymous = 0
         """How many foreign calls without a response id are stored, or somewhat more."""
+        self.archive = Archive(path.with_name("archive"))
+        self.counted = Position(1, 0)
+        """Up to here the counters were written down beside the archive; what is applied again counts nothing."""
+        self._has_recalled = False
         self._threads = threading.local()
         self._is_closed = False
         self._database = _open(path, memory_limit_mb)
@@ -132,6 +143,9 @@ class Store:
                 self._database = _open(path, memory_limit_mb)
                 self._writer = self._cursor()
             _migrate(self._writer, path)
+            aside = path.with_name("aside")
+            aside.mkdir(mode=0o700, exist_ok=True)
+            self.archive.recall(self._run, aside)
             self.schemas = {table: _arrow_schema(self._writer, table) for table in TABLES}
             """The columns of what `apply` takes."""
             self._revision_schema = _arrow_schema(self._writer, "unit_revisions")
@@ -176,16 +190,22 @@ class Store:
         except duckdb.Error as error:
             self._threads.cursor = None
             raise StoreClosedError(f"DuckDB is closed: {_first_line(error)}") from error
+        self._threads.is_held = True
         try:
             yield
         finally:
+            self._threads.is_held = False
             with suppress(duckdb.Error):
                 cursor.execute("ROLLBACK").fetchall()
 
     def _thread_cursor(self) -> duckdb.DuckDBPyConnection:
-        cursor: duckdb.DuckDBPyConnection | None = getattr(self._threads, "cursor", None)
-        if cursor is None:
-            cursor = self._threads.cursor = self._cursor()
+        threads = self._threads
+        cursor: duckdb.DuckDBPyConnection | None = getattr(threads, "cursor", None)
+        if cursor is None or (threads.age != self.archive.age and not getattr(threads, "is_held", False)):
+            threads.age = self.archive.age
+            cursor = threads.cursor = self._cursor()
+            for view in self.archive.views():
+                cursor.execute(view).fetchall()
         return cursor
 
     # Applying; the writer's thread only
@@ -263,13 +283,50 @@ class Store:
             raise StoreBrokenError(f"DuckDB cannot sum an hour: {_first_line(error)}") from error
         return bool(hours)
 
+    def move(self, before: datetime) -> bool:
+        """Move some rows that arrived on days which ended ``before`` into the archive; False when there are none."""
+        with self._moving():
+            end = self.archive.due(self._run, before)
+            if end is not None:
+                self.note()
+                self.archive.move(self._run, end)
+        return end is not None
+
+    def drop(self, before: datetime, kept_from: datetime, bytes_max: int | None) -> bool:
+        """Drop the oldest part of the archive when all in it arrived ``before``; False when there is nothing to drop.
+
+        Also when file and archive take more than ``bytes_max``, but never what arrived ``kept_from`` on.
+        """
+        if bytes_max is not None:
+            bytes_max = max(bytes_max - self.path.stat().st_size, 0)
+        with self._moving():
+            return self.archive.drop(self._run, before, kept_from, bytes_max)
+
+    def note(self) -> None:
+        """Write the counters down beside the archive: the journal is about to lose what they are made of."""
+        self.archive.note(self.applied, self.counters)
+
+    @contextmanager
+    def _moving(self) -> Iterator[None]:
+        try:
+            yield
+        except duckdb.Error as error:
+            raise StoreBrokenError(f"DuckDB cannot move old rows: {_first_line(error)}") from error
+        finally:
+            self.counters = _counters(self._writer)
+
+    def _run(self, sql: str, params: Params = ()) -> list[tuple[Any, ...]]:
+        rows: list[tuple[Any, ...]] = self._writer.execute(sql, params).fetchall()
+        return rows
+
     def _roll(self, start: datetime, end: datetime) -> None:
         self._writer.execute("BEGIN").fetchall()
         try:
             for sql in CLEAR:
                 self._writer.execute(sql, [start, end]).fetchall()
-            self._writer.execute(hours_of("calls", frozen=False), [start, end]).fetchall()
-            self._writer.execute(tried_of("attempts", "calls", frozen=False), [start, end, start, end]).fetchall()
+            calls, attempts = self.archive.whole("calls"), self.archive.whole("attempts")
+            self._run(hours_of(calls, frozen=False), [start, end])
+            self._run(tried_of(attempts, calls, frozen=False), [start, end, start, end])
             self._writer.execute("COMMIT").fetchall()
         except BaseException:
             with suppress(duckdb.Error):
@@ -321,7 +378,7 @@ class Store:
         position = json.dumps([upto.segment, upto.offset])
         self._writer.execute("UPDATE meta SET value = ? WHERE key = 'applied'", [position]).fetchall()
         for name, count in counts.items():
-            if not count:
+            if not count or upto <= self.counted:
                 continue
             if name in self.counters:
                 self._writer.execute("UPDATE counters SET count = count + ? WHERE name = ?", [count, name]).fetchall()
@@ -333,6 +390,7 @@ class Store:
 
     def _once(self, packed: Packed) -> Hashes:
         """Drop spans that are stored already or come twice; return the hashes of what came."""
+        self._recall_seen()
         tables = packed.tables
         spans = [tables["attempts"], tables["spans"], tables["calls"].filter(_is_own(tables["calls"]))]
         keys = pa.concat_tables([table.select(["trace_id", "id"]) for table in spans])
@@ -380,6 +438,10 @@ class Store:
             if rowids:
                 rows = self._rows(table, "rowid IN (SELECT unnest(?::BIGINT[]))", [rowids])
                 found |= {(row["trace_id"], row["id"]): row for row in rows}
+            if (archived := self.archive.stored(table)) is not None:
+                which += " AND id IN (SELECT unnest(?::VARCHAR[]))"
+                rows = self._rows(f"({archived})", which, [suspects["id"].to_pylist()])
+                found |= {key: row for row in rows if (key := (row["trace_id"], row["id"])) in wanted}
         return found
 
     def _stored_units_of(self, calls: Collection[Key]) -> list[Row]:
@@ -476,6 +538,9 @@ class Store:
         """
         rows = self._writer.execute(sql, [suspects["unit_id"].to_pylist()]).fetchall()
         wanted = set(zip(*suspects.to_pydict().values(), strict=True))
+        if (archived := self.archive.stored("units")) is not None:
+            sql = f"SELECT DISTINCT provider, unit_id FROM ({archived}) WHERE unit_id IN (SELECT unnest(?::VARCHAR[]))"  # noqa: S608
+            rows += [(*key, *UNBEATEN) for key in self._run(sql, [suspects["unit_id"].to_pylist()])]
         return {(provider, unit_id): tuple(rank) for provider, unit_id, *rank in rows if (provider, unit_id) in wanted}
 
     def _supersede(self, key: tuple[str, str]) -> None:
@@ -512,15 +577,31 @@ class Store:
         """Read from the file what is kept in memory: position, counters, and what was seen."""
         rows = self._writer.execute("SELECT value FROM meta WHERE key = 'applied'").fetchall()
         self.applied = Position(*json.loads(rows[0][0]))
+        rows = self._run("SELECT value FROM meta WHERE key = 'counted'")
+        self.counted = Position(*json.loads(rows[0][0])) if rows else Position(1, 0)
         self.counters = _counters(self._writer)
         self._forms = {form_id for (form_id,) in self._writer.execute("SELECT id FROM receipt_forms").fetchall()}
-        for table in ("calls", "attempts", "spans"):
-            sql = f"SELECT hash(trace_id, id) AS h FROM {table}"  # noqa: S608
-            self._spans_seen.add(self._writer.execute(sql).fetchnumpy()["h"])
         sql = "SELECT count(*) FROM units WHERE unit_id IS NULL AND source <> 'tallystick'"
         self._anonymous = self._writer.execute(sql).fetchall()[0][0]
-        sql = "SELECT hash(provider, unit_id) AS h FROM units WHERE unit_id IS NOT NULL"
-        self._units_seen.add(self._writer.execute(sql).fetchnumpy()["h"])
+
+    def _recall_seen(self) -> None:
+        """Read what was seen, before the first rows are stored: nobody who asks, or sends, has to wait for it."""
+        if self._has_recalled:
+            return
+        since = datetime.now(UTC).replace(tzinfo=None) - timedelta(days=KEPT_DAYS)
+        sql = "SELECT part FROM archive_parts WHERE NOT dropped AND (upto > ? OR ?)"
+        parts = [part for (part,) in self._run(sql, [since, self.applied < self.counted])]
+        for table, key, seen in (
+            ("calls", "trace_id, id", self._spans_seen), ("attempts", "trace_id, id", self._spans_seen),
+            ("spans", "trace_id, id", self._spans_seen), ("units", "provider, unit_id", self._units_seen),
+        ):  # fmt: skip
+            last = self._run(f"SELECT coalesce(max(rowid), -1) FROM {table}")[0][0]  # noqa: S608
+            sources = [f"{table} WHERE rowid BETWEEN {at} AND {at + HASHES - 1}" for at in range(0, last + 1, HASHES)]
+            sources += [f"read_parquet('{quoted}')" for quoted in
+                        (str(self.archive.file(part, table)).replace("'", "''") for part in parts)]  # fmt: skip
+            for source in sources:
+                seen.add(self._writer.execute(f"SELECT hash({key}) AS h FROM {source}").fetchnumpy()["h"])  # noqa: S608
+        self._has_recalled = True
 
     def _cursor(self) -> duckdb.DuckDBPyConnection:
         try:
@@ -572,8 +653,10 @@ def _open(path: Path, memory_limit_mb: int | None) -> duckdb.DuckDBPyConnection:
     try:
         quoted = str(path).replace("'", "''")
         database.execute(f"ATTACH '{quoted}' AS ledger (STORAGE_VERSION '{FILE_VERSION}')").fetchall()
-        # What SQL can reach ends at this file, and no SQL can change that.
+        # What SQL can reach ends at this file and its archive, and no SQL can change that.
+        archive = str(path.with_name("archive")).replace("'", "''")
         for setting in (
+            f"allowed_directories = ['{archive}']",
             f"wal_autocheckpoint = '{WAL_BYTES}'",
             "enable_external_access = false",
             "lock_configuration = true",

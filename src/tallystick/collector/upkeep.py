@@ -5,20 +5,23 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import os
 import re
 import shutil
 import tarfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
 from tallystick.collector.apply import Applier
+from tallystick.collector.archive import LEDGER
 from tallystick.collector.decode import Decoder
 from tallystick.collector.folder import Folder, own, sync_folder
-from tallystick.collector.journal import Journal
+from tallystick.collector.journal import Journal, segments_in
 from tallystick.collector.making import Here
 from tallystick.collector.settings import CollectorSettings
 from tallystick.collector.store import Store, open_or_set_aside
@@ -26,9 +29,11 @@ from tallystick.errors import StoreError
 from tallystick.model.segment import SUFFIX, read_records
 from tallystick.pricing import Shelf
 
+log = logging.getLogger("tallystick.upkeep")
+
 MANIFEST = "manifest.json"
 MANIFEST_BYTES_MAX = 16 * 1024 * 1024
-MEMBER = re.compile(r"journal/([0-9]{8})\.tly")
+MEMBER = re.compile(r"journal/[0-9]{8}\.tly(\.gz)?|archive/([0-9]{8}[-/][a-z_]{1,32}\.parquet|ledger\.json)")
 COPY_BYTES = 1024 * 1024
 RESTORING = "restoring"
 REBUILD = "a rebuild"
@@ -73,22 +78,22 @@ def _rebuild(folder: Folder, collector: CollectorSettings) -> Mapping[str, int]:
 
 
 def backup(data: Path, target: Path) -> int:
-    """Copy the journal of ``data`` to ``target``, a gzipped tar, and return its length before compression, in bytes.
+    """Copy journal and archive of ``data`` to ``target``, a gzipped tar, and return their bytes before compression.
 
     Everything that was acknowledged before is in it, also while a collector runs: the journal only grows, so what it
-    held at one moment is its beginning.  ``target`` is there whole or not at all.
+    held at one moment is its beginning.  What moves to the archive meanwhile has it begin again.  ``target`` is there
+    whole or not at all.
     """
     if target.exists():
         raise StoreError(f"{target} is there already; name another file, or remove it")
-    sizes = {path: path.stat().st_size for path in sorted((data / "journal").glob(f"*{SUFFIX}"))}
-    if not sizes:
+    if not segments_in(data / "journal"):
         raise StoreError(f"{data} has no journal; name the collector's data folder with --data")
     part = target.with_name(target.name + ".part")
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(fd, "wb") as file:
-            with tarfile.open(fileobj=file, mode="w:gz", compresslevel=1) as tar:
-                copied = _copy(tar, sizes)
+            while (copied := _copy(file, data)) is None:
+                log.info("the archive changed while it was copied; beginning again")
             file.flush()
             os.fsync(file.fileno())
         part.rename(target)
@@ -100,20 +105,47 @@ def backup(data: Path, target: Path) -> int:
     return copied
 
 
-def _copy(tar: tarfile.TarFile, sizes: Mapping[Path, int]) -> int:
-    segments: dict[str, Any] = {}
+def _copy(file: IO[bytes], data: Path) -> int | None:
+    """Write the whole copy; None when something moved from the journal to the archive meanwhile."""
+    before = _ledger(data)
+    sizes = {path: path.stat().st_size for path in segments_in(data / "journal")}
+    file.seek(0)
+    file.truncate()
+    try:
+        with tarfile.open(fileobj=file, mode="w:gz", compresslevel=1) as tar:
+            copied = _copy_all(tar, sizes, data / "archive")
+    except FileNotFoundError:  # it was compressed, or emptied
+        return None
+    return copied if _ledger(data) == before else None
+
+
+def _ledger(data: Path) -> bytes:
+    with suppress(FileNotFoundError):
+        return (data / "archive" / LEDGER).read_bytes()
+    return b""
+
+
+def _copy_all(tar: tarfile.TarFile, sizes: Mapping[Path, int], archive: Path) -> int:
+    sums: dict[str, Any] = {}
+
+    def add(name: str, data: bytes) -> None:
+        _add(tar, name, data)
+        sums[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
     newest = max(sizes)
     for path, size in sizes.items():
         with path.open("rb") as file:
             data = file.read(size)
-        if path == newest:  # it may be in the middle of a write
+        if path == newest and path.suffix == SUFFIX:  # it may be in the middle of a write
             data = data[: max((found.end for found in read_records(data)), default=0)]
-        name = f"journal/{path.name}"
-        _add(tar, name, data)
-        segments[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    made = {"tallystick": version("tallystick"), "made_at_ns": time.time_ns(), "segments": segments}
+        add(f"journal/{path.name}", data)
+    for path in sorted(archive.rglob("*")):
+        name = f"archive/{path.relative_to(archive).as_posix()}"
+        if MEMBER.fullmatch(name):
+            add(name, path.read_bytes())
+    made = {"tallystick": version("tallystick"), "made_at_ns": time.time_ns(), "segments": sums}
     _add(tar, MANIFEST, json.dumps(made, indent=1).encode())
-    return sum(segment["bytes"] for segment in segments.values())
+    return sum(entry["bytes"] for entry in sums.values())
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -123,7 +155,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def restore(source: Path, data: Path) -> int:
-    """Bring the journal in ``source`` to ``data``, which must hold none; return its length in bytes.
+    """Bring journal and archive in ``source`` to ``data``, which must hold none; return their bytes.
 
     It is checked against the sums that `backup` wrote down, and put into place only when all of it is there.
     """
@@ -135,8 +167,11 @@ def restore(source: Path, data: Path) -> int:
         shutil.rmtree(arriving, ignore_errors=True)
         arriving.mkdir(mode=0o700)
         copied = _extract(source, arriving)
-        sync_folder(arriving)
-        arriving.rename(folder.journal)
+        for name in ("archive", "journal"):  # the journal last: with it the folder is one that holds something
+            if (arriving / name).exists():
+                sync_folder(arriving / name)
+                (arriving / name).rename(folder.path / name)
+        arriving.rmdir()
         sync_folder(folder.path)
         return copied
     finally:
@@ -154,7 +189,9 @@ def _extract(source: Path, arriving: Path) -> int:
                 if file is not None and member.name == MANIFEST and member.size <= MANIFEST_BYTES_MAX:
                     stated = json.loads(file.read())["segments"]
                 elif file is not None and found and member.name not in sums:
-                    sums[member.name] = _write(file, arriving / f"{found[1]}{SUFFIX}")
+                    path = arriving / member.name
+                    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    sums[member.name] = _write(file, path)
                 else:
                     raise StoreError(f"{source} is no backup of tallystick: it holds {member.name[:80]!r}")
     except (tarfile.TarError, OSError, EOFError, ValueError, KeyError, TypeError) as error:
