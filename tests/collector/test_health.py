@@ -13,7 +13,7 @@ import pytest
 
 from fakes.collector import Running, otlp_call, running_collector, until
 from tallystick.collector.decode import Decoder
-from tallystick.collector.store import Store, StoreBrokenError
+from tallystick.collector.store import Store, StoreBrokenError, open_or_set_aside
 from tallystick.errors import StoreTooNewError
 
 USAGE = {"input_tokens": 1200, "output_tokens": 350}
@@ -49,6 +49,19 @@ def test_a_store_that_fails_turns_health_red_and_is_opened_anew(
         running.settle()
         until(lambda: health(running)[0] == 200, "health stayed red")
         assert running.ask("totals")["calls"] == 2
+
+
+def test_a_file_that_a_question_still_holds_is_not_taken_for_damaged(tmp_path: Path) -> None:
+    """A question may be under way while the store is closed; until it ends, DuckDB does not open the file again."""
+    path = tmp_path / "tallystick.duckdb"
+    held = Store(path, 64)
+    with pytest.raises(StoreBrokenError, match="still being closed"):
+        open_or_set_aside(path, tmp_path, 64, 1.0)
+    held.close()
+    store, told = open_or_set_aside(path, tmp_path, 64, 1.0)
+    store.close()
+
+    assert told is None
 
 
 def test_an_applier_that_hangs_turns_health_red(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

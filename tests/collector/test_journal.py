@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tallystick.collector.journal import Journal, JournalFullError, Position
+from tallystick.collector.journal import Journal, JournalFullError, Position, opened, segments_in
 from tallystick.collector.seen import Seen
-from tallystick.model.segment import Damage, Kind, Record
+from tallystick.model.segment import Damage, Kind, Record, encode_record
 
 KEPT = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -182,3 +182,73 @@ def test_what_was_seen_is_never_forgotten_and_news_is_rarely_mistaken() -> None:
     assert seen.perhaps(known).all()
     assert seen.perhaps(news).mean() < 0.001
     assert not Seen().perhaps(news).any()
+
+
+def packed_journal(folder: Path) -> tuple[Journal, list[bytes], list[Position]]:
+    """Return a journal of three segments, the first two of them compressed."""
+    journal = Journal(folder, 1240)
+    payloads = [os.urandom(50) + bytes([n]) * 50 for n in range(25)]
+    ends = [journal.append(Kind.TRACES, payload).result(10) for payload in payloads]
+    for number in journal.unpacked()[:-1]:
+        journal.pack(number)
+    return journal, payloads, ends
+
+
+@pytest.mark.parametrize("chunk", [1, 333, 1 << 20])
+def test_compressed_segments_are_read_back_from_any_position(tmp_path: Path, chunk: int) -> None:
+    journal, payloads, ends = packed_journal(tmp_path)
+    found = read_all(journal, chunk)
+    behind_third, _ = journal.read(ends[2], 1)
+    size = journal.size_bytes()
+    journal.close()
+    reopened = Journal(tmp_path, 1240)
+    again, size_again = read_all(reopened, chunk), reopened.size_bytes()
+    reopened.close()
+
+    assert [path.name for path in segments_in(tmp_path)] == ["00000001.tly.gz", "00000002.tly.gz", "00000003.tly"]
+    assert found == again == (payloads, 0)
+    assert isinstance(behind_third[0], Record)
+    assert behind_third[0].payload == payloads[3]
+    assert size == size_again == 25 * 124
+
+
+def test_killed_while_it_compresses_it_reads_what_it_had(tmp_path: Path) -> None:
+    journal, payloads, _ = packed_journal(tmp_path)
+    journal.close()
+    with opened(tmp_path / "00000001.tly.gz") as file:
+        (tmp_path / "00000001.tly").write_bytes(file.read())
+    (tmp_path / "00000001.tly.gz").write_bytes(b"half of")
+    journal = Journal(tmp_path, 1240)
+    found = read_all(journal)
+    journal.close()
+
+    assert found == (payloads, 0)
+
+
+def test_damage_in_a_compressed_segment_is_stepped_over_to_the_next(tmp_path: Path) -> None:
+    journal, payloads, _ = packed_journal(tmp_path)
+    journal.close()
+    path = tmp_path / "00000001.tly.gz"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+    journal = Journal(tmp_path, 1240)
+    found, damaged = read_all(journal)
+    journal.close()
+
+    assert found[-15:] == payloads[10:]
+    assert 0 < damaged <= 1240
+
+
+def test_a_segment_keeps_what_a_rebuild_needs_when_the_rest_is_taken_out(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, 1)
+    for kind in (Kind.TRACES, Kind.ALERT, Kind.NOTE):
+        journal.append_encoded(b"".join(encode_record(kind, bytes([n]), n) for n in (1, 2))).result(10)
+    journal.append(Kind.TRACES, b"last").result(10)
+    for number in (1, 2, 3):
+        journal.strip(number, lambda record: record.kind == Kind.ALERT and record.time_ns == 2)
+    found = read_all(journal)
+    journal.close()
+
+    assert found == ([b"\2", b"last"], 0)
+    assert [path.name for path in segments_in(tmp_path)] == ["00000002.tly.gz", "00000004.tly"]

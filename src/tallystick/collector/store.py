@@ -628,6 +628,9 @@ def open_or_set_aside(
     except duckdb.OutOfMemoryException as error:
         raise StoreError(f"{path} needs more memory to open: {_first_line(error)}; raise memory_limit_mb") from error
     except (duckdb.Error, StoreBrokenError, KeyError, IndexError, ValueError) as error:
+        # DuckDB says so only in words; a class of its own is new in 2.0.
+        if "Unique file handle conflict" in str(error):
+            raise StoreBrokenError(f"{path} is still being closed; it is opened as soon as that is done") from error
         if not existed:
             raise StoreError(f"cannot make {path}: {_first_line(error)}") from error
         for part in (path, wal):
