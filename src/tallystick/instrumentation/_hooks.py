@@ -209,10 +209,15 @@ class Hooks:
             request = options.json_data if isinstance(options.json_data, Mapping) else {}
             if isinstance(extra := getattr(options, "extra_json", None), Mapping):
                 request = {**request, **extra}
-            key = getattr(client, "api_key", None)
             sender = client._client  # noqa: SLF001 -- the SDK has no public name for it
             call = self.open_call(
-                route, str(client.base_url), request, key, sender, whole=not options.files, region=_region(client)
+                route,
+                str(client.base_url),
+                request,
+                _key(client),
+                sender,
+                whole=not options.files,
+                region=_region(client),
             )
             if has_middleware(client):
                 self.hops.begin(client, options, call)
@@ -321,6 +326,11 @@ def _region(client: Any) -> str | None:
     """Return the cloud's region that a client was made for: a gateway's address does not tell it."""
     region = getattr(client, "region", None) or getattr(client, "aws_region", None)
     return region if isinstance(region, str) else None
+
+
+def _key(client: Any) -> object:
+    """Return a client's API key; None where a function of the app gives a new one for each request."""
+    return None if getattr(client, "_api_key_provider", None) else getattr(client, "api_key", None)
 
 
 def _options(args: Any, kwargs: Any) -> Any:

@@ -29,6 +29,7 @@ from tallystick.instrumentation._spool import Spool
 from tallystick.instrumentation._tap import end_open_streams
 from tallystick.instrumentation._tracing import Tracing
 from tallystick.instrumentation._websocket import MODULES, Sockets
+from tallystick.instrumentation._wrapper import Wrapper
 
 
 @dataclass(slots=True)
@@ -230,20 +231,23 @@ def _patch(module: ModuleType, installation: _Installation) -> None:
         targets = installation.sockets.targets(module)
     for path, wrapper in targets:
         with guard(f"the patching of {module.__name__}.{path}"):
-            installation.undo.append(_wrap(module, path, wrapper))
+            _wrap(module, path, wrapper, installation.undo)
     if module.__name__.endswith("._base_client"):
         with guard(f"the patching of what stands on {module.__name__}"):
-            for name in ("SyncAPIClient", "AsyncAPIClient"):
-                mender = Mender(getattr(module, name), "request", installation.undo)
-                mender.mend_all()
-                hooks.menders.append(mender)
+            for base in (module.SyncAPIClient, module.AsyncAPIClient):
+                if isinstance(vars(base).get("request"), Wrapper):
+                    mender = Mender(base, "request", installation.undo)
+                    mender.mend_all()
+                    hooks.menders.append(mender)
 
 
-def _wrap(module: ModuleType, path: str, wrapper: Callable[..., Any]) -> Callable[[], None]:
-    """Wrap ``module.path`` and return what restores the very object that was there."""
+def _wrap(module: ModuleType, path: str, wrapper: Callable[..., Any], undo: list[Callable[[], None]]) -> None:
+    """Wrap ``module.path``; what restores the very object that was there goes to ``undo``."""
     parent, name, _ = wrapt.resolve_path(module, path)
     original = vars(parent)[name]
-    wrapped = wrapt.FunctionWrapper(original, wrapper)
+    if not hasattr(type(original), "__get__"):
+        return  # a test's `mock.patch`, say: it would not be given the client that it is called on
+    wrapped = Wrapper(original, wrapper)
     setattr(parent, name, wrapped)
 
     def restore() -> None:
@@ -251,4 +255,4 @@ def _wrap(module: ModuleType, path: str, wrapper: Callable[..., Any]) -> Callabl
         if vars(parent).get(name) is wrapped:
             setattr(parent, name, original)
 
-    return restore
+    undo.append(restore)
