@@ -758,3 +758,50 @@ async def test_a_target_that_is_missing_disables_that_target_only(
     other, same = (f"chat {CLAUDE}", f"chat {GPT}") if sdk is openai else (f"chat {GPT}", f"chat {CLAUDE}")
     assert names[other] == 2, "the other SDK's"
     assert names[same] >= 1, "this SDK's other kind of client"
+
+
+# Calls in flight when the process ends --------------------------------------------------------------------------------
+
+IN_FLIGHT = """
+import threading
+threading.Thread(target=chat, daemon=True).start()
+time.sleep(2.5)
+"""
+LONG = """
+assert chat().id
+folder = os.environ["TALLYSTICK_SPOOL"]
+print([os.path.getsize(f"{folder}/{name}") for name in os.listdir(folder) if name.startswith("in-flight")])
+"""
+KILLED = IN_FLIGHT + "os.kill(os.getpid(), signal.SIGKILL)"
+
+
+@pytest.mark.parametrize("end", [KILLED, IN_FLIGHT], ids=["SIGKILL", "exit"])
+def test_a_call_in_flight_when_the_process_ends_is_on_the_ledger_as_interrupted(
+    end: str, app: App, provider: Provider, receiver: Receiver
+) -> None:
+    provider.script("hang")
+    app.run(end)
+    assert [span for span in receiver.spans() if told(span, "tallystick.outcome") == "interrupted"] == []
+    provider.clear_scripts()
+
+    app.run("chat(); tallystick.flush(); time.sleep(1)")  # its shipper finds what the dead process left
+
+    calls = [span for span in receiver.spans() if told(span, "tallystick.outcome")]
+    assert sorted(told(span, "tallystick.outcome") for span in calls) == ["interrupted", "ok"]
+    [cut] = [span for span in calls if told(span, "tallystick.outcome") == "interrupted"]
+    assert cut.name == f"chat {GPT}"
+    assert cut.end_time_unix_nano - cut.start_time_unix_nano > 10**9
+
+
+def test_a_long_call_that_ends_is_on_the_ledger_once_and_leaves_no_note(
+    app: App, provider: Provider, receiver: Receiver, tmp_path: Path
+) -> None:
+    provider.script("slow:headers=2.5")
+
+    ended = app.run(LONG)
+    assert ended.stdout == "[0]\n", "its note was made, and is empty now"
+    app.run("chat(); tallystick.flush(); time.sleep(1)")
+
+    outcomes = [told(span, "tallystick.outcome") for span in receiver.spans()]
+    assert [outcome for outcome in outcomes if outcome] == ["ok", "ok"]
+    assert list((tmp_path / "spool").glob("in-flight*")) == []

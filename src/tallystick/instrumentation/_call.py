@@ -110,6 +110,7 @@ class Call:
         model = request.get("model")
         name = f"{route.operation} {model}" if isinstance(model, str) else route.operation
         self._span = CallSpan(tracing, name, self._asked(model) | told, self._start_ns)
+        tracing.flights.begin(self)
 
     def _asked(self, model: object) -> dict[str, Any]:
         asked: dict[str, Any] = {
@@ -173,7 +174,18 @@ class Call:
         """Return the time of the wall clock as it has gone on since the call began."""
         return self._clock_ns + time.perf_counter_ns()
 
-    def _since_s(self) -> float:
+    def in_flight(self) -> list[bytes]:
+        """Return the spans of a call that is under way, as they are to be found should the process be killed now."""
+        outcome = Outcome.INTERRUPTED.value
+        attributes = self._more | {
+            names.OUTCOME: outcome, names.ERROR_TYPE: outcome, names.ATTEMPTS: self.attempts,
+        }  # fmt: skip
+        doubted = [self._span.child(*attempt, failed=True) for attempt in self._doubted]
+        return [*self._held, *doubted, self._span.so_far(attributes, self.now_ns())]
+
+    @property
+    def age_s(self) -> float:
+        """How long ago the call began."""
         return (self.now_ns() - self._start_ns) / 1e9
 
     def attempted(self, name: str, start_ns: int, end_ns: int, facts: Mapping[str, Any], *, may_be_last: bool) -> None:
@@ -256,7 +268,7 @@ class Call:
         tap(response, recorder, asynchronous=asynchronous, inside=(self.enter, self.leave))
 
     def _on_content(self) -> None:
-        self._more.setdefault(names.RESPONSE_FIRST_CHUNK, self._since_s())
+        self._more.setdefault(names.RESPONSE_FIRST_CHUNK, self.age_s)
 
     def _over(self, recorder: Recorder) -> None:
         reader = recorder.reader
@@ -277,7 +289,7 @@ class Call:
         usage, first_s = unit.receipt.usage, self._more.get(names.RESPONSE_FIRST_CHUNK)
         if usage is None or first_s is None or unit.facts["estimated"]:
             return None
-        took_s = self._since_s() - first_s
+        took_s = self.age_s - first_s
         tokens = usage.output_tokens - usage.reasoning_tokens
         return round(tokens / took_s, 3) if tokens > 0 and took_s >= STREAM_S_MIN else None
 
@@ -382,6 +394,7 @@ class Call:
                 self.on_end(self._outcome)
         children = self._told_apart() + self._held
         self._span.end(attributes, self.now_ns(), children, failed=self._outcome not in _QUIET)
+        self._tracing.flights.end(self)
 
     def _settled(self) -> dict[str, Any]:
         """Replace what budgets set aside by what the call took; return what its span tells of that."""

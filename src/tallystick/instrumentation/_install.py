@@ -119,6 +119,7 @@ def uninstrument() -> None:
     for undo in reversed(installation.undo):
         with guard("the removal of a patch"):
             undo()
+    installation.tracing.flights.stop()  # what is in flight now ends as ever, and is written then
     _leave(installation)
 
 
@@ -158,6 +159,7 @@ def _install(settings: Settings) -> _Installation:
 def _leave(installation: _Installation) -> None:
     with guard("the end of the process"):
         end_open_streams()
+        installation.tracing.flights.leave()
         installation.bank.leave()
         installation.shipper.leave()
         installation.spool.close()

@@ -22,6 +22,8 @@ from tallystick.model.segment import SUFFIX, Kind, encode_record, lock, write_al
 log = logging.getLogger("tallystick.spool")
 
 SEGMENT_BYTES_MAX = 1024 * 1024
+NOTE_NAME = "in-flight"
+"""Comes behind the segments, which begin with a time, so that a note is adopted after what it may repeat."""
 NEW_FILE = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
 _spools: weakref.WeakSet[Spool] = weakref.WeakSet()
@@ -58,12 +60,13 @@ class Spool:
         self._lock = threading.Lock()
         self._open: Segment | None = None
         self._sealed: list[Segment] = []
+        self._note: Segment | None = None
         self._told = False
 
     def after_fork(self) -> None:
         """Start afresh in a forked child; the parent's segments stay the parent's."""
         # The inherited descriptors share the parent's locks: closing ours leaves the parent's in force.
-        for segment in [*self._sealed, *filter(None, [self._open])]:
+        for segment in [*self._sealed, *filter(None, [self._open, self._note])]:
             os.close(segment.fd)
         self.dropped = 0
         self._reset()
@@ -78,7 +81,7 @@ class Spool:
             self.after_fork()
         with self._lock:
             try:
-                segment = self._open or self._new()
+                self._open = segment = self._open or self._create()
                 write_all(segment.fd, record)
             except OSError as error:
                 self._drop(error, records)
@@ -88,6 +91,20 @@ class Spool:
             if segment.size >= SEGMENT_BYTES_MAX:
                 self._seal()
         self.wake()
+
+    def note(self, payload: bytes) -> None:
+        """Replace what is to be found if this process dies now; it is never shipped while the process lives."""
+        with self._lock:
+            if self._note is None and not payload:
+                return
+            try:
+                self._note = self._note or self._create(f"{NOTE_NAME}-")
+                os.ftruncate(self._note.fd, 0)
+                self._note.size = len(payload)
+                if payload:
+                    write_all(self._note.fd, encode_record(Kind.TRACES, payload, time.time_ns()))
+            except OSError as error:
+                log.debug("no note of the calls in flight could be kept in %s: %s", self.folder, error)
 
     def seal(self) -> list[Segment]:
         """Close the current segment for writing and return all that wait to be shipped, the oldest first."""
@@ -112,22 +129,21 @@ class Spool:
     def close(self) -> None:
         """Let go of all segments: empty ones are removed, the others are left for whoever adopts them."""
         with self._lock:
-            for segment in [*self._sealed, *filter(None, [self._open])]:
+            for segment in [*self._sealed, *filter(None, [self._open, self._note])]:
                 if segment.size:
                     os.close(segment.fd)
                 else:
                     _unlink(segment)
-            self._sealed, self._open = [], None
+            self._sealed, self._open, self._note = [], None, None
 
-    def _new(self) -> Segment:
+    def _create(self, prefix: str = "") -> Segment:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         while True:
-            path = self.folder / f"{time.time_ns():020d}-{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
+            path = self.folder / f"{prefix}{time.time_ns():020d}-{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
             fd = os.open(path, NEW_FILE, 0o600)
             # Between the two calls somebody who looks for orphans may have locked or even removed it.
             if lock(fd) and os.fstat(fd).st_nlink:
-                self._open = Segment(path, fd)
-                return self._open
+                return Segment(path, fd)
             os.close(fd)
 
     def _seal(self) -> None:

@@ -11,7 +11,7 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
@@ -20,6 +20,7 @@ from opentelemetry import trace
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, Span, SpanKind, Status, StatusCode
 
 from tallystick import __version__
+from tallystick.instrumentation._flights import Flights
 from tallystick.instrumentation._otlp import Ids, encode_head, encode_request, encode_span
 from tallystick.instrumentation._settings import Settings
 from tallystick.instrumentation._spool import Spool
@@ -54,11 +55,17 @@ class CallSpan:
         ids = Ids(self.ids.trace_id, _ids.getrandbits(64))
         return encode_span(name, ids, self.ids.span_id, start_ns, end_ns, attributes, failed=failed)
 
+    def so_far(self, attributes: dict[str, Any], end_ns: int) -> bytes:
+        """Return the span as it is to be found should the call never end."""
+        return self._encode(attributes, end_ns, failed=True)
+
+    def _encode(self, attributes: dict[str, Any], end_ns: int, *, failed: bool) -> bytes:
+        said = self._attributes | attributes
+        return encode_span(self._name, self.ids, self._parent_id, self._start_ns, end_ns, said, failed=failed)
+
     def end(self, attributes: dict[str, Any], end_ns: int, children: Iterable[bytes], *, failed: bool) -> None:
         """Write the span and ``children`` with it; all of it is in a file when this returns."""
-        said = self._attributes | attributes
-        span = encode_span(self._name, self.ids, self._parent_id, self._start_ns, end_ns, said, failed=failed)
-        self._tracing.write(*children, span)
+        self._tracing.write(*children, self._encode(attributes, end_ns, failed=failed))
         if self.twin is not None:
             self.twin.set_attributes(attributes)
             if failed:
@@ -88,12 +95,17 @@ class Tracing:
     """Writes spans to the spool."""
 
     def __init__(self, settings: Settings, spool: Spool) -> None:
+        self.flights = Flights(self)
         self._head = encode_head(resource(settings, os.environ), SCOPE, __version__)
         self._spool = spool
 
     def write(self, *spans: bytes) -> None:
         """Put encoded spans into the spool, as one record."""
         self._spool.append(encode_request(self._head, spans))
+
+    def note(self, spans: Sequence[bytes]) -> None:
+        """Leave word of these spans should the process be killed, in place of those of the last time."""
+        self._spool.note(encode_request(self._head, spans) if spans else b"")
 
     def mark(self, name: str, call: Ids | None, attributes: Mapping[str, Any]) -> None:
         """Write a span without duration, below ``call`` or below the app's current span."""

@@ -31,11 +31,14 @@ class Outcome(StrEnum):
     INVALID_OUTPUT = "invalid_output"
     CANCELLED = "cancelled"
     ABANDONED = "abandoned"
+    INTERRUPTED = "interrupted"
     BUDGET_BLOCKED = "budget_blocked"
     UNKNOWN = "unknown"
 
 
-MAY_BE_BILLED = frozenset({Outcome.TIMEOUT_READ, Outcome.TIMEOUT_SERVER, Outcome.CANCELLED})
+MAY_BE_BILLED = frozenset({
+    Outcome.TIMEOUT_READ, Outcome.TIMEOUT_SERVER, Outcome.CANCELLED, Outcome.INTERRUPTED,
+})  # fmt: skip
 """No answer came, but the provider may have worked on the request: what it bills is not known, and is not zero."""
 
 QUOTA_CODES = frozenset({
@@ -120,6 +123,7 @@ TOLD: dict[str, str] = {
     Outcome.INVALID_OUTPUT: "answer did not parse",
     Outcome.CANCELLED: "cancelled by the app",
     Outcome.ABANDONED: "stream closed early by the app",
+    Outcome.INTERRUPTED: "cut off by the end of the app's process",
     Outcome.BUDGET_BLOCKED: "blocked by a budget, nothing was sent",
     Outcome.UNKNOWN: "failed, cause unknown",
 }

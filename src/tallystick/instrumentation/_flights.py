@@ -1,0 +1,90 @@
+"""Calls in flight, so that a process that is killed leaves word of them.
+
+A call is written when it ends; one that is killed never does, and may have been billed.  So a call that takes longer
+than a second is noted in a file of the spool, without cost to shorter ones: a thread looks once a second.  When the
+process dies, whoever adopts its segments finds the note behind them.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING
+
+from tallystick.instrumentation._guard import guard
+
+if TYPE_CHECKING:
+    from tallystick.instrumentation._call import Call
+    from tallystick.instrumentation._tracing import Tracing
+
+AFTER_S = 1.0
+
+
+class Flights:
+    """The calls of this process that have begun and not ended."""
+
+    def __init__(self, tracing: Tracing) -> None:
+        self._tracing = tracing
+        self._stopped = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._calls: weakref.WeakSet[Call] = weakref.WeakSet()
+        self._noted: weakref.WeakSet[Call] = weakref.WeakSet()
+        self._woken = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def begin(self, call: Call) -> None:
+        """Watch a call from now on; returns at once."""
+        if os.getpid() != self._pid:  # forked: the parent's calls are the parent's
+            self._reset()
+        with self._lock:
+            self._calls.add(call)
+            if self._woken.is_set():
+                return
+            self._woken.set()
+            if self._thread is None and not self._stopped:
+                self._thread = threading.Thread(target=self._watch, name="tallystick-flights", daemon=True)
+                self._thread.start()
+
+    def end(self, call: Call) -> None:
+        """Forget a call that was written."""
+        if os.getpid() != self._pid:
+            self._reset()
+        with self._lock:
+            self._calls.discard(call)
+            if call in self._noted:
+                self._note(self._noted - {call})
+
+    def leave(self) -> None:
+        """Note what is still in flight at the end of the process: threads that nobody waits for."""
+        with self._lock:
+            self._note(self._calls)
+            self._stopped = True
+            self._woken.set()
+
+    def stop(self) -> None:
+        """Watch no more, and leave no note."""
+        with self._lock:
+            self._calls.clear()
+            self._stopped = True
+            self._woken.set()
+
+    def _watch(self) -> None:
+        woken = self._woken
+        while woken.wait() and not self._stopped:
+            time.sleep(AFTER_S)
+            with guard("the noting of calls in flight"), self._lock:
+                lasting = weakref.WeakSet(call for call in self._calls if call.age_s >= AFTER_S)
+                if lasting != self._noted:
+                    self._note(lasting)
+                if not self._calls:
+                    woken.clear()
+
+    def _note(self, calls: weakref.WeakSet[Call]) -> None:
+        self._noted = weakref.WeakSet(calls)
+        self._tracing.note([span for call in calls for span in call.in_flight()])
