@@ -87,7 +87,7 @@ def running_receiver() -> Iterator[Receiver]:
         thread.join()
 
 
-def wait_until(condition: object, timeout_s: float = 20.0) -> None:
+def wait_until(condition: object, timeout_s: float = 60.0) -> None:
     """Poll ``condition``, a callable, until it is true; fail the test when it never is."""
     assert callable(condition)
     until = time.monotonic() + timeout_s
