@@ -79,14 +79,15 @@ def test_from_the_spend_tile_over_the_dearest_call_to_its_receipt(page: Page, an
         page.get_by_text("Dearest calls").wait_for()
 
 
-def test_a_bar_leads_to_its_calls(page: Page, answers: Answers, port: int) -> None:
+def test_a_bar_leads_over_its_cause_to_its_calls(page: Page, answers: Answers, port: int) -> None:
     with serving(answers, port):
         page.goto("/?range=1h")
         page.get_by_text("Dearest calls").wait_for()
 
-        _over_the_bars(page, page.mouse.click, lambda: "/calls" in page.url)
+        _over_the_bars(page, page.mouse.click, lambda: "at=" in page.url)
+        page.get_by_text("All 1 call of this minute").click()
 
-        page.wait_for_url(re.compile(r"/calls\?start=.*&model=claude-sonnet-4-5"))
+        page.wait_for_url(re.compile(r"/calls\?start=.*&end="))
         page.get_by_text("1 call ·").wait_for()
 
 

@@ -360,3 +360,51 @@ def test_the_ledger_line_says_when_it_lags_or_is_damaged() -> None:
 )
 def test_the_price_line_says_how_old_the_prices_are(prices: dict[str, Any], says: str) -> None:
     assert figures.price_line({"prices": prices}) == says
+
+
+@pytest.mark.parametrize(
+    ("spent", "high"),
+    [
+        pytest.param([1, 1, 1, 9, 1], [3], id="one"),
+        pytest.param([1, 8, 1, 9, 7, 1, 1, 1], [3, 1], id="the-two-highest"),
+        pytest.param([1, 2, 1, 2, 1], [], id="twice-is-no-spike"),
+        pytest.param([1, 9], [], id="too-few-bars"),
+        pytest.param([100] * 30 + [260], [], id="a-small-part-of-the-range"),
+    ],
+)
+def test_a_spike_rises_far_above_the_median_bar(spent: list[int], high: list[int]) -> None:
+    hours = [f"2026-11-{1 + place // 24:02}T{place % 24:02}:00:00Z" for place in range(len(spent))]
+    rows = [
+        {"at": at, "key": "m", "calls": 1, "failed": 0, "spend_usd": str(usd), "unpriced_units": 0}
+        for at, usd in zip(hours, spent, strict=True)
+    ]
+
+    assert figures.spikes(figures.stack(rows, "hour", BERLIN)) == [hours[place] for place in high]
+
+
+FOUND = {
+    "dimensions": [{"name": "feature", "value": "report"}, {"name": "user", "value": None}],
+    "filters": {}, "spend_usd": "6", "usual_usd": "0", "calls": 60, "usual_calls": 0.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({}, "at nine: $6.50, ×13.0 the usual $0.500. $6.00 more, all of it, from feature report, user (none): "
+             "60 calls where there usually is none, $0.100 each."),
+        ({"cause": FOUND | {"spend_usd": "5", "usual_usd": "1", "usual_calls": 20.0}},
+         "at nine: $6.50, ×13.0 the usual $0.500. $4.00 more, 67 % of the rise, from feature report, user (none): "
+         "60 calls in place of 20, $0.083 each in place of $0.050."),
+        ({"cause": None}, "at nine: $6.50, ×13.0 the usual $0.500. The rise is spread over everything: no model, "
+                          "feature, user or tag stands out."),
+        ({"usual_usd": None}, "at nine: $6.50; what is usual is not known, the ledger began too short before."),
+        ({"usual_usd": "7"}, "at nine: $6.50; the usual is $7.00, so nothing rose."),
+        ({"usual_usd": "0"}, "at nine: $6.50; the usual is $0. $6.00 more, 92 % of the rise, from feature report, "
+                             "user (none): 60 calls where there usually is none, $0.100 each."),
+    ],
+)  # fmt: skip
+def test_a_cause_is_told_with_its_money(change: dict[str, Any], told: str) -> None:
+    answer = {"spend_usd": "6.5", "usual_usd": "0.5", "calls": 70, "usual_calls": 8.0, "cause": FOUND} | change
+
+    assert figures.cause(answer, "at nine") == told

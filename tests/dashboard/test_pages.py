@@ -136,7 +136,27 @@ def test_a_chip_takes_its_filter_away(open_page: Open) -> None:
 def test_filters_ask_for_values_only_when_they_are_opened(open_page: Open, answers: Answers) -> None:
     open_page()
 
-    assert asked(answers, "dimensions") == []
+    assert [path for path in asked(answers, "dimensions") if not path.endswith("name=tag")] == []
+
+
+def test_the_bar_in_the_url_tells_its_cause_and_leads_to_the_calls(open_page: Open, answers: Answers) -> None:
+    answers.cause = {
+        "dimensions": [{"name": "user", "value": HOSTILE}, {"name": "tag.tenant", "value": "acme"}],
+        "filters": {"user": HOSTILE, "tag.tenant": "acme"}, "spend_usd": "0.5", "usual_usd": "0.1", "calls": 60,
+        "usual_calls": 2.1,
+    }  # fmt: skip
+    at = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=3)
+
+    page = open_page(at=iso(at))
+
+    assert "×10.0 the usual" in shown(page)
+    assert ", tag.tenant acme: 60 calls in place of 2.1, $0.0083 each in place of $0.048." in shown(page)
+    assert "Close" in [button.label for button in page.button]
+    assert "at=x is not a time" in shown(open_page(at="x"))
+
+
+def test_spend_can_be_grouped_by_a_tag_in_use(open_page: Open) -> None:
+    assert "by tag.tenant" in open_page().selectbox[0].options
 
 
 def test_a_wrong_url_is_told_and_shows_the_default(open_page: Open) -> None:

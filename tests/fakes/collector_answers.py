@@ -436,6 +436,8 @@ class Answers:
     budgets: list[Row] = field(default_factory=list)
     refusals: list[Row] = field(default_factory=list)
     ledger: Row = field(default_factory=dict)
+    cause: Row | None = None
+    """The combination that explains any rise."""
     asked: list[str] = field(default_factory=list)
     """The questions that came, newest last."""
 
@@ -448,6 +450,7 @@ class Answers:
             "series": self._series,
             "groups": self._groups,
             "failures": self._failures,
+            "cause": self._cause,
             "calls": self._page,
             "dimensions": self._dimensions,
             "budgets": lambda _: {"rows": [standing(row) for row in self.budgets]},
@@ -476,6 +479,12 @@ class Answers:
         times = sorted(row["started_at"] for row in rows)
         edges = {"first_call_at": times[0] if times else None, "last_call_at": times[-1] if times else None}
         return {"start": iso(start), "end": iso(end), **_sums(rows), **edges}
+
+    def _cause(self, query: Mapping[str, Sequence[str]]) -> Row:
+        totals = self._totals(query)
+        told = {name: totals[name] for name in ("start", "end", "spend_usd", "calls")}
+        usual = format(Decimal(totals["spend_usd"]) / 10, "f")
+        return {**told, "windows": 24, "usual_usd": usual, "usual_calls": totals["calls"] / 10, "cause": self.cause}
 
     def _series(self, query: Mapping[str, Sequence[str]]) -> Row:
         _, _, rows = self._chosen(query)
@@ -563,6 +572,9 @@ class Answers:
     def _dimensions(self, query: Mapping[str, Sequence[str]]) -> Row:
         _, _, rows = self._chosen(query)
         name = query["name"][0]
+        if name == "tag":
+            tags = Counter(tag for row in rows for tag in row["tags"])
+            return {"name": name, "rows": [{"value": tag, "calls": count} for tag, count in tags.most_common()]}
         counts = Counter(_value(row, name) for row in rows)
         return {"name": name, "rows": [{"value": value, "calls": count} for value, count in counts.most_common()]}
 

@@ -62,6 +62,8 @@ MANY = frozenset({"user", "session", "digest", "chain"})
 """Dimensions that may have about as many values as there are calls; tags too."""
 MINUTE = "minute"
 TAG = "tag."
+TAGS = "tag"
+"""In the place of a dimension: which tags there are."""
 FAILED = "failed"
 LIMIT_MAX = 1000
 ID_CHARS = 16
@@ -385,8 +387,14 @@ def dimensions(ask: Ask, params: Params, now: datetime) -> Json:
     """The distinct values of a dimension, most calls first."""
     asked = _range(params, now, "name", "limit")
     name = asked.rest.get("name", "")
-    column = _dimension(name)
     limit = _integer(asked.rest, "limit", LIMIT_MAX, 1, ROWS_MAX)
+    if name == TAGS:
+        sql = f"""
+            SELECT unnest(map_keys(tags)) AS value, count(*)::BIGINT AS calls FROM calls WHERE {asked.where}
+            GROUP BY 1 ORDER BY calls DESC, value LIMIT {limit}
+        """
+        return {"name": name, "rows": [_named(("value", "calls"), row) for row in ask(sql, asked.values)]}
+    column = _dimension(name)
     asked.filters += f" AND {column[0]} IS NOT NULL"
     asked.filter_values += column[1]
     source = sources(ask, asked, [name])

@@ -94,6 +94,7 @@ ALERT = {
 STANDING = {
     **_all(AMOUNT, "spent", "reserved", "left", "share", "pace_per_hour"), "full_at": LATER, "refused": COUNT,
 }  # fmt: skip
+BESIDE = {"spend_usd": MONEY, "usual_usd": USD, "calls": COUNT, "usual_calls": NUMBER}
 
 # By the question, or by the path of what is none of the questions.
 ANSWERS: Mapping[str, Schema] = {
@@ -107,6 +108,12 @@ ANSWERS: Mapping[str, Schema] = {
         ),
     ),
     "groups": _object(by=TEXT, rows=_rows(key=WORD, **SUMS)),
+    "cause": _object(
+        start=TIME, end=TIME, windows=COUNT, **BESIDE,
+        cause={"anyOf": [{"type": "null"}, _object(
+            dimensions=_rows(name=TEXT, value=WORD), filters=TEXTS, **BESIDE,
+        )]},
+    ),
     "failures": _object(
         rows=_rows(outcome=OUTCOME, provider=WORD, calls=COUNT, wasted_usd=MONEY, last_at=TIME),
         attempts=_rows(outcome=OUTCOME, provider=WORD, attempts=COUNT, last_at=TIME),

@@ -8,12 +8,9 @@ from typing import Any
 
 import streamlit as st
 
-from tallystick.client import Collector
 from tallystick.dashboard import frames, pages, parts, words
-from tallystick.dashboard.view import View, iso
+from tallystick.dashboard.view import View
 
-KEPT_S = 60
-"""An advice is made of all calls of the range; it is not asked for anew every few seconds."""
 TIMEOUT_S = 60.0
 LINKS_MAX = 3
 
@@ -49,32 +46,18 @@ def _body(shown: View) -> None:
 
 def _answers(shown: View) -> list[dict[str, Any]]:
     """Ask for each advice by itself, and say how far that is."""
-    # Not a decorator: at the import Streamlit does not run yet, and says so on stderr.
-    keep = st.cache_data(ttl=KEPT_S, max_entries=1000, show_spinner=False)(_answer)
-    url = parts.collector().url
     told: list[dict[str, Any]] = []
     with st.empty():
         for place, about in enumerate(words.ADVICE):
             st.progress(place / len(words.ADVICE), text=f"Looking at: {words.ADVICE[about].lower()}")
-            told.append(keep(url, {**_question(shown), "about": about, "to": _to(about, shown)}))
+            asked = {**parts.by_minutes(shown), "about": about, "to": _to(about, shown)}
+            told.append(parts.ask_kept("advice", asked, TIMEOUT_S))
         st.empty()
     return told
 
 
-def _question(shown: View) -> dict[str, Any]:
-    """Return range and filters; a range that moves with the clock moves by minutes, so that answers are kept."""
-    if shown.range is None:
-        return shown.question()
-    edges = {"start": shown.start, "end": shown.end}
-    return shown.question() | {name: iso(at.replace(second=0, microsecond=0)) for name, at in edges.items()}
-
-
 def _to(about: str, shown: View) -> str | None:
     return shown.to if about == "other_model" else None
-
-
-def _answer(url: str, asked: dict[str, Any]) -> dict[str, Any]:
-    return Collector(url, TIMEOUT_S).ask("advice", asked)
 
 
 def headline(answer: Mapping[str, Any]) -> str:
@@ -158,7 +141,7 @@ def _label(part: Mapping[str, Any]) -> str:
 
 def _query(filters: Mapping[str, str | list[str]], shown: View) -> dict[str, str | list[str]]:
     own = {name: (value,) if isinstance(value, str) else tuple(value) for name, value in filters.items()}
-    return shown.at({**shown.filters, **own})
+    return shown.at_window({**shown.filters, **own})
 
 
 def _parts(row: Mapping[str, Any]) -> None:

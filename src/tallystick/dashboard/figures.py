@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
 from tallystick.dashboard import words
@@ -265,6 +266,60 @@ def bucket_end(at: datetime, bucket: str, zone: ZoneInfo) -> datetime:
         return at + BUCKETS[bucket]
     local = at.astimezone(zone)
     return (local.replace(tzinfo=None) + timedelta(days=1)).replace(tzinfo=zone).astimezone(UTC)
+
+
+SPIKES_MAX = 2
+SPIKE_TIMES = Decimal("2.5")
+"""So many times the usual makes a spike."""
+SPIKE_SHARE = Decimal("0.05")
+"""Of the spend of the whole range; what rises by less is not worth a line."""
+SPIKE_BARS_MIN = 4
+
+
+def spikes(stack: Stack) -> list[str]:
+    """Return when the bars begin that rise far above the median bar, the highest first."""
+    spent: defaultdict[str, Decimal] = defaultdict(Decimal)
+    for bar in stack.bars:
+        spent[bar.at] += bar.spend_usd
+    if len(spent) < SPIKE_BARS_MIN:
+        return []
+    usual = median(spent.values())
+    least = max(usual * SPIKE_TIMES, usual + sum(spent.values()) * SPIKE_SHARE)
+    high = sorted((at for at in spent if spent[at] > least), key=lambda at: (-spent[at], at))
+    return high[:SPIKES_MAX]
+
+
+def cause(answer: Answer, when: str) -> str:
+    """Return what a stretch of time cost beside the usual and which calls explain it, as plain text."""
+    told = f"{when}: {words.usd(answer['spend_usd'])}"
+    usual, found = answer["usual_usd"], answer["cause"]
+    if usual is None:
+        return f"{told}; what is usual is not known, the ledger began too short before."
+    times = words.change(Decimal(answer["spend_usd"]), Decimal(usual))
+    beside = f"the usual is {words.usd(usual)}"
+    if Decimal(answer["spend_usd"]) <= Decimal(usual):
+        return f"{told}; {beside}, so nothing rose."
+    told += f", {times} the usual {words.usd(usual)}." if times and times.startswith("×") else f"; {beside}."
+    if found is None:
+        return f"{told} The rise is spread over everything: no model, feature, user or tag stands out."
+    whose = ", ".join(f"{row['name']} {words.clean(row['value'] or words.NONE, LABEL_LENGTH_MAX)}"
+                      for row in found["dimensions"])  # fmt: skip
+    more = Decimal(found["spend_usd"]) - Decimal(found["usual_usd"])
+    share = more / (Decimal(answer["spend_usd"]) - Decimal(usual))
+    part = "all of it" if share >= Decimal("0.95") else f"{words.percent(share)} of the rise"
+    return f"{told} {words.usd(more)} more, {part}, from {whose}: {_instead(found)}."
+
+
+def _instead(found: Answer) -> str:
+    """Return whether there were more calls, or dearer ones: ``60 calls in place of 2.1, $0.083 each``."""
+    each = words.usd(Decimal(found["spend_usd"]) / max(found["calls"], 1))
+    if not found["usual_calls"]:
+        return f"{words.plural(found['calls'], 'call')} where there usually is none, {each} each"
+    usual_each = words.usd(Decimal(found["usual_usd"]) / Decimal(str(found["usual_calls"])))
+    return (
+        f"{words.plural(found['calls'], 'call')} in place of {found['usual_calls']:,.3g}, "
+        f"{each} each in place of {usual_each}"
+    )
 
 
 def what_changed(now: Sequence[Answer], before: Sequence[Answer], dimension: str) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +14,7 @@ import streamlit as st
 from tallystick.client import Collector
 from tallystick.dashboard import figures, words
 from tallystick.dashboard.theme import Palette
-from tallystick.dashboard.view import DIMENSIONS, ORDERS, RANGES, View, kept, read_view
+from tallystick.dashboard.view import DIMENSIONS, ORDERS, RANGES, TAG, View, iso, kept, read_view
 from tallystick.errors import CollectorRefusedError, CollectorUnreachableError
 from tallystick.model.failures import Outcome
 from tallystick.model.places import collector_url
@@ -21,6 +22,8 @@ from tallystick.model.receipt import CostStatus
 
 REFRESH_S = 3.0
 """How often a page asks again, in seconds."""
+KEPT_S = 60
+TIMEOUT_S = 10.0
 IN_POPOVER = ("model", "provider", "feature", "user", "service", "environment", "outcome", "cost_status")
 
 MAY_BE_MISSING = ("feature", "user", "environment")
@@ -29,6 +32,25 @@ MAY_BE_MISSING = ("feature", "user", "environment")
 def collector() -> Collector:
     """Return the collector that the pages ask."""
     return Collector(collector_url(os.environ))
+
+
+def ask_kept(question: str, asked: dict[str, Any], timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
+    """Ask what reads more than sums; the answer is kept for a minute, so that drawing anew costs nothing."""
+    # Not a decorator: at the import Streamlit does not run yet, and says so on stderr.
+    keep = st.cache_data(ttl=KEPT_S, max_entries=1000, show_spinner=False)(_answer)
+    return keep(collector().url, question, asked, timeout_s)
+
+
+def _answer(url: str, question: str, asked: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+    return Collector(url, timeout_s).ask(question, asked)
+
+
+def by_minutes(shown: View) -> dict[str, Any]:
+    """Return range and filters; a range that moves with the clock moves by minutes, so that answers can be kept."""
+    if shown.range is None:
+        return shown.question()
+    edges = {"start": shown.start, "end": shown.end}
+    return shown.question() | {name: iso(at.replace(second=0, microsecond=0)) for name, at in edges.items()}
 
 
 def utc_now() -> datetime:
@@ -120,7 +142,7 @@ def changed(name: str, *drops: str) -> Callable[[], None]:
 
     def move() -> None:
         value = st.session_state[f"pick_{name}"]
-        for gone in ("cursor", *drops):
+        for gone in ("cursor", "at", *drops):
             st.query_params.pop(gone, None)
         if value:
             st.query_params[name] = value
@@ -142,7 +164,7 @@ def _range_control(shown: View) -> None:
 
 def _by_control(shown: View) -> None:
     st.session_state["pick_by"] = shown.by
-    options = list(DIMENSIONS) if shown.by in DIMENSIONS else [*DIMENSIONS, shown.by]
+    options = list(dict.fromkeys([*DIMENSIONS, *_tags(shown), shown.by]))
     st.selectbox(
         "Group by",
         options,
@@ -152,6 +174,16 @@ def _by_control(shown: View) -> None:
         format_func=lambda name: f"by {words.clean(name, 40)}",
         on_change=changed("by"),
     )
+
+
+def _tags(shown: View) -> list[str]:
+    """Return the tags in use on the last day of the range, as dimensions."""
+    start = max(shown.start, shown.end - RANGES["24h"])
+    try:
+        asked = by_minutes(replace(shown, start=start, filters={}))
+        return [TAG + row["value"] for row in ask_kept("dimensions", {**asked, "name": "tag"})["rows"]]
+    except (CollectorUnreachableError, CollectorRefusedError):
+        return []  # the page itself says so
 
 
 def _order_control(shown: View) -> None:

@@ -11,6 +11,8 @@ from tallystick.dashboard import charts, figures, frames, pages, parts, view, wo
 from tallystick.dashboard.view import View
 
 DEAREST = 6
+DEAREST_OF_A_BAR = 3
+CALL = ":material/list_alt:"
 
 
 def show() -> None:
@@ -59,23 +61,62 @@ def _over_time(rows: list[dict[str, Any]], shown: View, changed: str | None) -> 
     if changed:
         icon = "trending_up" if " is up " in changed.partition(";")[0] else "trending_down"
         st.markdown(f":material/{icon}: {words.escape(changed, 300)}")
-    event = st.altair_chart(
+    st.altair_chart(
         charts.stacked(stack, shown, parts.palette(), shown.by),
         key="over_time",
-        on_select="rerun",
+        on_select=_pick,
         selection_mode=charts.PICKED,
         alt=f"Spend over time by {shown.by}; the same figures are in the table below",
     )
     unpriced = sum(bar.unpriced_units for bar in stack.bars)
     if unpriced:
         st.caption(f"▲ {words.plural(unpriced, 'response')} without a known price, not in the bars.")
-    if picked := charts.picked_bar(event):
-        at, series = picked
-        start = datetime.fromisoformat(at)
-        filters = {**shown.filters}
-        if series in stack.keys:
-            filters[shown.by] = (stack.keys[series] or "",)
-        pages.go("calls", shown.at(filters, start, figures.bucket_end(start, shown.bucket, shown.zone)))
+    _causes(stack, shown)
+
+
+def _pick() -> None:
+    """Put the bar that was clicked into the URL; a callback, so that going back does not pick it again."""
+    if picked := charts.picked_bar(st.session_state["over_time"]):
+        st.query_params["at"] = picked[0]
+
+
+def _causes(stack: figures.Stack, shown: View) -> None:
+    """Say what made the bar that was clicked, or the highest ones, and lead to the calls."""
+    if shown.at is None:
+        for at in figures.spikes(stack):
+            _cause(datetime.fromisoformat(at), shown)
+        st.caption("A click on a bar says what made it.")
+        return
+    with st.container(border=True):
+        dearest = _cause(shown.at, shown)
+        for row in parts.collector().ask("calls", {**dearest, "order": "-cost_usd", "limit": DEAREST_OF_A_BAR})["rows"]:
+            pages.link("calls", _dearest_label(row, shown), {**shown.link(), "call": row["id"]}, CALL)
+        if st.button("Close", icon=":material/close:"):
+            st.query_params.pop("at", None)
+            st.rerun()
+
+
+def _cause(start: datetime, shown: View) -> dict[str, Any]:
+    """Say what a bar cost beside the usual, and link to its calls; return which those are."""
+    end = figures.bucket_end(start, shown.bucket, shown.zone)
+    asked = {**shown.question(), "start": view.iso(start), "end": view.iso(end)}
+    answer = parts.ask_kept("cause", asked)
+    st.markdown(f":material/monitoring: {words.escape(figures.cause(answer, _when(start, end, shown)), 500)}")
+    found = answer["cause"]
+    with st.container(horizontal=True):
+        if found:
+            whose = {name: (value,) for name, value in found["filters"].items()}
+            label = f"{words.plural(found['calls'], 'call')} that made the rise"
+            pages.link("calls", label, shown.at_window({**shown.filters, **whose}, start, end), CALL)
+        label = f"All {words.plural(answer['calls'], 'call')} of this {shown.bucket}"
+        pages.link("calls", label, shown.at_window(shown.filters, start, end), CALL)
+    return asked | (found["filters"] if found else {})
+
+
+def _when(start: datetime, end: datetime, shown: View) -> str:
+    local, until = start.astimezone(shown.zone), end.astimezone(shown.zone)
+    day = f"{local.day} {local:%b}"
+    return day if shown.bucket == "day" else f"{day} {local:%H:%M} to {until:%H:%M}"
 
 
 def _by_group(rows: list[dict[str, Any]], shown: View) -> None:

@@ -19,8 +19,8 @@ RANGES = {
     "90d": timedelta(days=90),
 }
 RANGE_DEFAULT = "24h"
-DIMENSIONS = ("model", "provider", "feature", "user", "service")
-"""What the group-by menu offers; the URL may name any filter."""
+DIMENSIONS = ("model", "provider", "feature", "user", "session", "prompt", "key", "service", "environment")
+"""What the group-by menu offers beside the tags in use; the URL may name any filter."""
 FILTERS = (
     "provider",
     "model",
@@ -69,6 +69,8 @@ class View:
     order: str = ORDER_DEFAULT
     cursor: str | None = None
     call: str | None = None
+    at: datetime | None = None
+    """Spend: the start of the bar whose cause is shown."""
     to: str | None = None
     """Advisor: the model, as ``provider/model``, on which the traffic is priced."""
     zone_asked: bool = False
@@ -98,9 +100,9 @@ class View:
 
     def link(self, **filters: str) -> dict[str, str | list[str]]:
         """Return the query of a link that keeps range, zone and filters and sets ``filters`` beside them."""
-        return self.at({**self.filters, **{name: (value,) for name, value in filters.items()}})
+        return self.at_window({**self.filters, **{name: (value,) for name, value in filters.items()}})
 
-    def at(
+    def at_window(
         self,
         filters: Mapping[str, tuple[str, ...]],
         start: datetime | None = None,
@@ -149,6 +151,7 @@ def read_view(params: Mapping[str, Sequence[str]], now: datetime, viewer_zone: s
         order=_known(params, "order", ORDER_DEFAULT, tuple(ORDERS), complaints),
         cursor=_last(params, "cursor"),
         call=_last(params, "call"),
+        at=_moment(params, "at", zone, complaints),
         to=_last(params, "to"),
         zone_asked=zone_asked,
         complaints=tuple(complaints),

@@ -1,7 +1,8 @@
-"""Every page in both themes and two widths, looked over by axe: WCAG 2.1, levels A and AA."""
+"""A shop's two days in a real Chromium: every page looked over by axe, and the way from a spike to its call."""
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -75,3 +76,42 @@ def violations(page: Page) -> list[str]:
         for each in told["violations"]
         for node in each["nodes"]
     ]
+
+
+@pytest.mark.parametrize("theme", BACKGROUNDS)
+def test_two_clicks_lead_from_the_spike_over_its_cause_to_the_call(page: Page, theme: str) -> None:
+    page.emulate_media(color_scheme=theme)
+    page.set_viewport_size({"width": 1440, "height": 900})
+    page.goto("/?range=24h")
+    cause = page.get_by_text("from feature report, model gpt-4.1, user u77")
+    cause.first.wait_for()
+
+    click_the_highest_bar(page)
+    panel = page.get_by_test_id("stVerticalBlock").filter(has=page.get_by_role("button", name="Close")).last
+    panel.get_by_test_id("stPageLink").nth(2).click()
+
+    page.get_by_text("Receipt").first.wait_for()
+    assert "chat gpt-4.1" in page.get_by_test_id("stMain").inner_text()
+    page.go_back()
+    page.get_by_role("button", name="Close").wait_for()
+    assert "at=" in page.url
+    pasted = page.url
+    page.go_back()
+    page.get_by_role("button", name="Close").wait_for(state="detached")
+    page.goto(pasted)
+    page.get_by_role("button", name="Close").wait_for()
+    page.get_by_text("calls that made the rise").click()
+    page.wait_for_url(re.compile(r"/calls\?start=.*&feature=report&model=gpt-4.1&user=u77"))
+    page.get_by_text(" calls · $").wait_for()
+
+
+def click_the_highest_bar(page: Page) -> None:
+    """Click high up in the chart, from the newest hour to older ones, where only a spike reaches."""
+    box = page.get_by_test_id("stVegaLiteChart").first.bounding_box()
+    assert box is not None
+    for step in range(60):
+        page.mouse.click(box["x"] + box["width"] * (0.97 - step / 100), box["y"] + box["height"] * 0.45)
+        page.wait_for_timeout(150)
+        if "at=" in page.url:
+            return
+    pytest.fail("no bar was hit")
