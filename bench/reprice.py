@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import resource
 import sys
 import tempfile
 import time
@@ -20,6 +21,7 @@ from tallystick.collector import reprice
 from tallystick.collector.decode import Batch, Decoder
 from tallystick.collector.journal import Position
 from tallystick.collector.packed import pack
+from tallystick.collector.priced import WORKERS, price_pages
 from tallystick.collector.store import Store
 from tallystick.pricing import Book, price
 from tallystick.pricing._book import SHIPPED
@@ -35,11 +37,11 @@ def main(count: int) -> None:
         store = Store(Path(folder) / "bench.duckdb", 1024)
         fill(store, old, count)
         scope = reprice.Scope(start=datetime(2026, 1, 1, tzinfo=UTC), end=datetime(2027, 1, 1, tzinfo=UTC))
-        run("same prices", store, scope, old)
+        run("same prices", store, scope, document)
         for model in document["providers"]["anthropic"]["models"]:
             for row in model["rows"]:
                 row["rates"]["output"] = "17"
-        run("other prices", store, scope, Decoder(partial(price, book=Book(document)), 1, 1))
+        run("other prices", store, scope, document)
         store.close()
 
 
@@ -50,21 +52,22 @@ def fill(store: Store, decoder: Decoder, count: int) -> None:
         batch = Batch()
         for number in range(begin, min(begin + BATCH, count)):
             at = start + timedelta(seconds=number)
-            call = _call(number, at)
+            call = _call(store.schemas["calls"].names, number, at)
             batch.calls.append(call)
             batch.units.append(_unit(decoder, call, at, dice))
+        batch.forms = decoder.take_forms()
         store.apply(pack(batch, store.schemas), Position(1, begin + 1))
 
 
-def _call(number: int, at: datetime) -> dict[str, Any]:
+def _call(names: list[str], number: int, at: datetime) -> dict[str, Any]:
     us = int(at.timestamp() * 1e6)
-    texts = ("parent_id", "error_code", "exception", "feature", "user_id", "session_id", "prompt", "key_id", "caller")
     return {
+        **dict.fromkeys(names),
         "id": f"{number:016x}", "trace_id": f"{number:032x}", "started_at": us, "received_at": us, "latency_ms": 1.0,
         "first_chunk_ms": None, "operation": "chat", "provider": "anthropic", "model": MODELS[number % 3],
         "response_model": MODELS[number % 3], "outcome": "ok", "stream": False, "attempts": 1, "service": "bench",
         "environment": None, "tags": [], "finish_reasons": [], "source": "tallystick", "precedence": 3,
-        "attributes": [], **dict.fromkeys(texts),
+        "attributes": [],
     }  # fmt: skip
 
 
@@ -86,18 +89,33 @@ def _unit(decoder: Decoder, call: dict[str, Any], at: datetime, dice: random.Ran
     }  # fmt: skip
 
 
-def run(name: str, store: Store, scope: reprice.Scope, decoder: Decoder) -> None:
-    begun, worked = time.perf_counter(), time.process_time()
+def run(name: str, store: Store, scope: reprice.Scope, document: Any) -> None:
+    """Reprice as the collector does: pages are priced by two processes while others are written."""
+    begun, worked, others = time.perf_counter(), time.process_time(), _children_s()
     examined = changed = 0
-    for units in reprice.pages(store.ask, scope):
-        changes = reprice.changed(units, decoder)
-        store.revise(name, datetime(2026, 11, 21), changes)  # noqa: DTZ001 -- naive, and UTC, as the store's times
-        examined, changed = examined + len(units), changed + len(changes)
+    longest_s = 0.0
+    at = datetime(2026, 11, 21)  # noqa: DTZ001 -- naive, and UTC, as the store's times
+    times = reprice.slices(store.ask, scope)
+    units = (reprice.page(store.ask_table, scope, *between) for between in times)
+    for (start, end), priced in zip(times, price_pages(json.dumps(document), units), strict=True):
+        writing = time.perf_counter()
+        store.revise(reprice.Revision(reprice_id=name, revised_at=at, start=start, end=end, priced=priced))
+        longest_s = max(longest_s, time.perf_counter() - writing)
+        examined, changed = examined + priced.examined, changed + len(priced.changes)
     took, cpu = time.perf_counter() - begun, time.process_time() - worked
+    priced_s = _children_s() - others
+    million = 1e6 / examined
     print(
-        f"{name}: {examined:,} units examined, {changed:,} changed in {took:.1f} s ({cpu:.1f} s CPU); "
-        f"a million in {took / examined * 1e6:.0f} s ({cpu / examined * 1e6:.0f} s CPU)"
+        f"{name}: {examined:,} units examined, {changed:,} changed in {took:.1f} s, "
+        f"the longest write {longest_s:.2f} s\n"
+        f"  a million: {took * million:.0f} s; {cpu * million:.0f} s CPU to read and write, "
+        f"{priced_s * million:.0f} s CPU in {WORKERS} processes to price"
     )
+
+
+def _children_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 if __name__ == "__main__":

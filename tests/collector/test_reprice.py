@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import suppress
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from fakes.collector import Running, otlp_call, otlp_unit, running_collector
+from fakes.collector import Running, collector_process, kill, merged, otlp_call, otlp_unit, running_collector, until
 from tallystick.cli import main
+from tallystick.collector import priced, reprice, repricer
+from tallystick.collector.child import Child
+from tallystick.collector.priced import HERE_MAX, price_pages
+from tallystick.errors import StoreError, TallystickError
 from tallystick.pricing import load_book
 from tallystick.pricing._book import SHIPPED
 
@@ -223,3 +233,238 @@ def test_the_command_shows_the_difference_per_model(running: Running, capsys: py
         ["together", "3", "$5.00", "$17.00", "+$12.00"],
     ]
     assert spent(running)[0] == format(Decimal("17.15"), "f")
+
+
+# --- beside what arrives ----------------------------------------------------------------------------------------------
+
+
+class Gate:
+    """Lets a repricing have its pages one at a time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.passed = threading.Semaphore(0)
+        monkeypatch.setattr(reprice, "PAGE", 1)
+        monkeypatch.setattr(repricer, "price_pages", self.pages)
+
+    def pages(self, book: str, pages: Any) -> Any:
+        for each in price_pages(book, pages):
+            self.passed.acquire()
+            yield each
+
+    def open(self) -> None:
+        self.passed.release(1000)
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    held = Gate(monkeypatch)
+    yield held
+    held.open()
+
+
+def at_minutes(*minutes: int) -> list[Any]:
+    return [
+        otlp_call(provider="openai", model="gpt-4o", units=[
+            otlp_unit(provider="openai", model="gpt-4o", api="chat", usage=USAGE,
+                      at=f"2026-11-21T12:{minute:02d}:00.000000Z")])
+        for minute in minutes
+    ]  # fmt: skip
+
+
+def ordered(running: Running) -> Future[dict[str, Any]]:
+    """Ask for a repricing and return what will be the answer."""
+    answer: Future[dict[str, Any]] = Future()
+    threading.Thread(target=lambda: answer.set_result(order(running)), daemon=True).start()
+    return answer
+
+
+def ask_in_vain(running: Running) -> None:
+    """Ask for a repricing of a collector that will not live to answer."""
+
+    def ask() -> None:
+        with suppress(TallystickError):
+            order(running)
+
+    threading.Thread(target=ask, daemon=True).start()
+
+
+def test_what_arrives_is_stored_while_older_calls_are_priced_again(tmp_path: Path, gate: Gate) -> None:
+    with running_collector(tmp_path) as running:
+        running.send(*at_minutes(1, 2, 3))
+        put_prices(tmp_path, "2031-01-01", gpt_4o="7")
+
+        answer = ordered(running)
+        gate.passed.release()
+        until(lambda: spent(running) == ("12", 0), "the first page was not written")  # 7 + 2.5 + 2.5
+        running.send(*at_minutes(9))
+
+        assert spent(running) == ("19", 0)
+        assert not answer.done()
+        gate.open()
+        assert answer.result(30)["changed"] == 3
+        assert spent(running) == ("28", 0)
+
+
+def test_other_prices_wait_until_a_repricing_is_done(tmp_path: Path, gate: Gate) -> None:
+    with running_collector(tmp_path) as running:
+        running.send(*at_minutes(1, 2))
+        put_prices(tmp_path, "2031-01-01", gpt_4o="7")
+        first = ordered(running)
+        gate.passed.release()
+        until(lambda: spent(running) == ("9.5", 0), "the first page was not written")
+        put_prices(tmp_path, "2031-01-02", gpt_4o="100")
+        second = ordered(running)
+        time.sleep(0.3)
+
+        assert not first.done()
+        gate.open()
+
+        assert (first.result(30)["after_usd"], second.result(30)["after_usd"]) == ("14", "200")
+        assert spent(running) == ("200", 0)
+
+
+def test_a_repricing_that_was_stopped_in_the_middle_is_gone_on_with(tmp_path: Path, gate: Gate) -> None:
+    with running_collector(tmp_path) as running:
+        running.send(*at_minutes(1, 2, 3))
+        put_prices(tmp_path, "2031-01-01", gpt_4o="7")
+        ask_in_vain(running)
+        gate.passed.release()
+        until(lambda: spent(running) == ("12", 0), "the first page was not written")
+        threading.Timer(0.3, gate.open).start()
+
+    with running_collector(tmp_path) as running:
+        until(lambda: spent(running) == ("21", 0), "the rest was not priced again")
+
+        revisions = [unit["revisions"] for call in running.ask("calls", **DAY)["rows"]
+                     for unit in running.ask(f"calls/{call['id']}")["units"]]  # fmt: skip
+        assert [len(each) for each in revisions] == [1, 1, 1]
+
+
+def units_table(count: int) -> pa.Table:
+    """Return a page of units that cost nothing yet."""
+    columns = {
+        "trace_id": "t", "call_id": [str(n) for n in range(count)], "position": 0, "provider": "openai",
+        "model": "gpt-4o", "api": "chat", "answered_at": datetime(2026, 11, 21),  # noqa: DTZ001 -- as the store's
+        "usage": [json.dumps({"prompt_tokens": n, "completion_tokens": 1}) for n in range(count)], "params": "{}",
+        "estimated": False, "cost_usd": None, "cost_status": "unknown", "price_version": None,
+    }  # fmt: skip
+    return pa.table({name: value if isinstance(value, list) else [value] * count for name, value in columns.items()})
+
+
+def test_many_units_are_priced_by_processes_of_their_own_with_the_same_result() -> None:
+    book = reprice.text_of(load_book())
+    page = units_table(HERE_MAX + 1)
+
+    here = list(price_pages(book, [page.slice(0, HERE_MAX), page.slice(HERE_MAX)]))
+    there = list(price_pages(book, [page, page]))
+
+    assert [each.examined for each in there] == [HERE_MAX + 1] * 2
+    assert there[0].changes == pa.concat_tables([each.changes for each in here])
+    assert there[0].changes.equals(there[1].changes)
+    assert there[0].forms == here[0].forms
+    assert there[0].changes["cost_usd"][1000].as_py() == Decimal("0.00251")  # 1000 x 2.5 + 1 x 10 USD per million
+
+
+def test_a_process_that_is_killed_is_a_fault_that_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = units_table(HERE_MAX + 1)
+    started: list[Child] = []
+    monkeypatch.setattr(priced, "Child", lambda module: started.append(Child(module)) or started[-1])
+    pages = iter([page])
+
+    def killed() -> Iterator[pa.Table]:
+        yield next(pages)
+        started[0].process.kill()
+
+    with pytest.raises(StoreError, match="a process that prices units again has ended"):
+        list(price_pages(reprice.text_of(load_book()), killed()))
+    assert started[0].process.poll() is not None
+
+
+HARD = """
+[[budget]]
+name = "hard"
+limit_usd = 100
+action = "block"
+window = "month"
+"""
+
+
+def test_what_is_spent_of_a_hard_budget_follows_the_prices_once(tmp_path: Path) -> None:
+    """One call held its part and settled it, one never asked; a restart and a rebuild count neither again."""
+
+    def stands_at(running: Running, usd: str) -> None:
+        until(lambda: running.ask("budgets")["rows"][0]["spent"] == usd, f"{usd} was never spent", 15)
+
+    def post(running: Running, path: str, body: Any) -> None:
+        assert running.post(json.dumps(body).encode(), f"/api/v1/{path}", content_type="application/json")[0] == 200
+
+    held = "a" * 32
+    unit = otlp_unit(provider="openai", model="gpt-4o", api="chat", usage=USAGE)
+    with running_collector(tmp_path, HARD) as running:
+        at = {"started_ns": time.time_ns()}
+        post(running, "reservations", {"id": held, "dimensions": {}, "usd": "9", "tokens": 9})
+        post(running, "reservations/settle", {"settlements": [{"id": held, "usd": "2.5", "tokens": 9}]})
+        running.send(
+            otlp_call(provider="openai", model="gpt-4o", units=[unit], tallystick__reservation__id=held, **at),
+            otlp_call(provider="openai", model="gpt-4o", units=[{**unit, "id": "other"}], **at),
+        )
+        stands_at(running, "5")
+        put_prices(tmp_path, "2031-01-01", gpt_4o="7")
+
+        order(running)
+
+        stands_at(running, "14")
+    with running_collector(tmp_path, HARD) as running:
+        stands_at(running, "14")
+    for part in (tmp_path / "data").glob("tallystick.duckdb*"):
+        part.unlink()
+    with running_collector(tmp_path, HARD) as running:
+        running.settle()
+        stands_at(running, "14")
+        assert spent(running)[0] == "14"
+
+
+SMALL_PAGES = """
+from tallystick.cli import main
+from tallystick.collector import reprice
+
+reprice.PAGE = 1
+main()
+"""
+
+
+def test_a_collector_that_is_killed_in_the_middle_ends_with_the_same_figures(tmp_path: Path) -> None:
+    """Killed after the first of 40 pages; calls arrive meanwhile; then the tables are rebuilt."""
+    started_ns = time.time_ns() - 48 * 3600 * 10**9
+    minutes = [
+        otlp_call(provider="openai", model="gpt-4o", started_ns=started_ns, units=[
+            otlp_unit(provider="openai", model="gpt-4o", api="chat", usage=USAGE,
+                      at=f"2026-11-21T{number // 60:02d}:{number % 60:02d}:00.000000Z")])
+        for number in range(40)
+    ]  # fmt: skip
+    with collector_process(tmp_path, program=("-c", SMALL_PAGES)) as running:
+        running.send(merged(*minutes))
+        assert spent(running)[0] == "100"
+        put_prices(tmp_path, "2031-01-01", gpt_4o="7")
+        ask_in_vain(running)
+        until(lambda: Decimal(spent(running)[0]) > 100, "the first page was not written")
+        kill(running)
+
+    with collector_process(tmp_path, program=("-c", SMALL_PAGES)) as running:
+        assert Decimal(spent(running)[0]) < 280, "it was done before it was killed"
+        running.send(gpt(), gpt())
+        until(lambda: spent(running)[0] == "294", "the rest was not priced again")
+        found = figures(running)
+    for part in (tmp_path / "data").glob("tallystick.duckdb*"):
+        part.unlink()
+    with collector_process(tmp_path) as running:
+        running.settle()
+        until(lambda: spent(running)[0] == "294", "the rebuilt tables have other figures")
+        assert figures(running) == found
+
+
+def figures(running: Running) -> Any:
+    """Return what calls cost by model; from rows alone it is the same as from the sums of hours."""
+    summed, rows = running.ask("groups", by="model", **DAY), running.ask("groups", by="model", session="", **DAY)
+    assert summed == rows
+    return rows

@@ -20,6 +20,7 @@ from tallystick.collector import query, reprice
 from tallystick.collector.decode import Batch, Decoder
 from tallystick.collector.journal import Position
 from tallystick.collector.packed import pack
+from tallystick.collector.priced import price_page
 from tallystick.collector.store import Store
 from tallystick.model.receipt import Receipt
 from tallystick.pricing import load_book, price
@@ -120,8 +121,12 @@ class Ledger:
     def reprice(self, _: int) -> None:
         scope = reprice.Scope(start=NOON, end=NOON + timedelta(days=60))
         decoder = Decoder(self.random.choice([dearer, partial(price, book=BOOK)]), 1000, 1000)
-        for units in list(reprice.pages(self.store.ask, scope)):
-            self.store.revise(f"r{self.position}", datetime(2026, 12, 1), reprice.changed(units, decoder))  # noqa: DTZ001
+        at = datetime(2026, 12, 1)  # noqa: DTZ001
+        for start, end in reprice.slices(self.store.ask, scope):
+            priced = price_page(decoder, reprice.page(self.store.ask_table, scope, start, end))
+            self.store.revise(
+                reprice.Revision(reprice_id=f"r{self.position}", revised_at=at, start=start, end=end, priced=priced)
+            )
 
     def roll(self, hours: int) -> None:
         self.store.roll(datetime(2026, 12, 1), hours)  # noqa: DTZ001

@@ -90,7 +90,7 @@ def test_a_worker_that_is_killed_is_started_again_and_nothing_is_lost(
     worker.begin(stretch, schemas)
     assert rows(worker.result())["units"] == 1000
     worker.begin(stretch, schemas)
-    os.kill(worker._process.pid, signal.SIGKILL)
+    os.kill(worker._child.process.pid, signal.SIGKILL)
 
     assert rows(worker.result())["units"] == 1000
 
@@ -103,7 +103,7 @@ def test_a_worker_that_cannot_start_says_so_and_gives_nothing_up(
     with monkeypatch.context() as broken:
         broken.setattr(sys, "executable", "/bin/false")
         worker.begin(stretch, schemas)
-        os.kill(worker._process.pid, signal.SIGKILL)
+        os.kill(worker._child.process.pid, signal.SIGKILL)
         with pytest.raises(WorkerError, match="does not start"):
             worker.result()
     with pytest.raises(WorkerError, match="does not start"):  # the last one that was started with what is broken
@@ -121,7 +121,7 @@ def test_a_stretch_over_which_the_worker_dies_twice_is_given_up(
 
     def kill_each() -> None:
         while len(killed) < 2:
-            pid = worker._process.pid
+            pid = worker._child.process.pid
             if worker._is_ready and pid not in killed:
                 os.kill(pid, signal.SIGKILL)
                 killed.add(pid)

@@ -36,6 +36,7 @@ from tallystick.client import Collector
 
 DEADLINE_S = 30.0
 PROTOBUF = "application/x-protobuf"
+TALLYSTICK = ("-m", "tallystick")
 
 
 @dataclass
@@ -134,9 +135,11 @@ def running_collector(folder: Path, toml: str = "", **settings: Any) -> Iterator
 
 
 @contextmanager
-def collector_process(folder: Path, toml: str = "", **settings: Any) -> Iterator[Running]:
+def collector_process(
+    folder: Path, toml: str = "", program: Sequence[str] = TALLYSTICK, **settings: Any
+) -> Iterator[Running]:
     """Run a collector in a process of its own, which may be killed."""
-    process = start_process(configure(folder, toml, **settings))
+    process = start_process(configure(folder, toml, **settings), program=program)
     try:
         url, said = wait_for_address(process)
         yield Running(folder, url, process.pid, said, process)
@@ -145,9 +148,9 @@ def collector_process(folder: Path, toml: str = "", **settings: Any) -> Iterator
         process.communicate()
 
 
-def start_process(config: Path, *arguments: str) -> subprocess.Popen[str]:
+def start_process(config: Path, *arguments: str, program: Sequence[str] = TALLYSTICK) -> subprocess.Popen[str]:
     """Start ``tallystick collect``; its output is one pipe."""
-    command = [sys.executable, "-m", "tallystick", "collect", "--config", str(config), *arguments]
+    command = [sys.executable, *program, "collect", "--config", str(config), *arguments]
     environ = {key: value for key, value in os.environ.items() if not key.startswith("TALLYSTICK_")}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environ)
 

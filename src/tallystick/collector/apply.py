@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import queue
 import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,6 +28,7 @@ from tallystick.collector.events import Statement, statements
 from tallystick.collector.journal import Journal, Position, Stretch
 from tallystick.collector.making import Group, Maker, uncounted
 from tallystick.collector.packed import BadRowsError, Packed, pack
+from tallystick.collector.repricer import Repricer, Write, is_pending
 from tallystick.collector.store import Store, StoreClosedError
 from tallystick.errors import StoreError
 from tallystick.model.segment import Kind, Record, encode_record, write_all
@@ -38,6 +40,8 @@ GROUP_BYTES = 8 * 1024 * 1024
 GATHER_BYTES = 1024 * 1024
 """When that much waits, there is no use in gathering more."""
 IDLE_S = 0.5
+REPRICING_S = 0.01
+"""How long to wait for what arrives while a repricing has pages to write."""
 CHECKPOINT_IDLE_S = 10.0
 BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 STUCK_S = 4.0
@@ -108,14 +112,18 @@ class Applier:
         self._begun: Position | None = None
         """Where the group begins that is being made ahead of its turn."""
         self.store = self._open()
+        self.repricer = Repricer(self.ask, self.ask_table)
+        self._revision: Write | None = None
         self._thread = threading.Thread(target=self._run, name="tallystick-apply", daemon=True)
 
     def start(self) -> None:
         """Begin to apply."""
         self._thread.start()
+        self.repricer.start()
 
     def stop(self) -> None:
         """Finish the current group, then close the store."""
+        self.repricer.stop()
         self._stopping.set()
         if self._thread.ident is not None:
             self._thread.join()
@@ -126,6 +134,10 @@ class Applier:
         """Return all rows of a question; for any thread.  While the store is opened anew, wait for it a little."""
         rows: list[tuple[Any, ...]] = self._patiently(lambda store: store.ask(sql, params))
         return rows
+
+    def ask_table(self, sql: str, params: Any = ()) -> pa.Table:
+        """Return the same as an Arrow table."""
+        return self._patiently(lambda store: store.ask_table(sql, params))
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -211,8 +223,9 @@ class Applier:
             self.fault = str(error)
 
     def _step(self) -> None:
+        self._write_revision()
         start = self.store.applied
-        if not self.journal.wait(start, 0 if self._is_rolling else IDLE_S):
+        if not self.journal.wait(start, self._patience_s()):
             self.progress_at = time.monotonic()
             self._rest()
             return
@@ -227,6 +240,8 @@ class Applier:
         if group is None:
             return
         if group.alone is not None:
+            if group.alone.kind == Kind.PRICES and not self._finish_repricings():
+                return
             self._apply_alone(group.alone, group.upto)
         else:
             self._look_ahead(group.upto)
@@ -234,6 +249,12 @@ class Applier:
         self._checkpointed = False
         self._applied_at = self.progress_at = time.monotonic()
         self.committed.set()
+
+    def _patience_s(self) -> float:
+        """Return how long to wait for what arrives: not at all when there are hours to sum."""
+        if self._is_rolling:
+            return 0
+        return REPRICING_S if self.repricer.is_busy else IDLE_S
 
     def _made(self, start: Position) -> Group | None:
         """Return the group behind ``start``, which may have been begun already; None at the end of a segment."""
@@ -346,14 +367,16 @@ class Applier:
         return record
 
     def _apply_alone(self, record: Record, upto: Position) -> None:
-        """Apply what changes how everything behind it is priced, or prices again what lies before it."""
+        """Apply what changes how everything behind it is priced, or has what lies before it priced again."""
         try:
-            statement = self._take_prices(record) if record.kind == Kind.PRICES else self._reprice(record)
+            statement = self._take_prices(record) if record.kind == Kind.PRICES else self._begin_repricing(record)
         except (zlib.error, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             self._set_aside(record, f"{type(error).__name__}: {error}")
             self.store.apply(self._uncounted(), upto)
             return
         self.store.apply(pack(Batch(), self.store.schemas), upto, [statement])
+        if record.kind == Kind.REPRICE:
+            self.repricer.wake()
 
     def _take_prices(self, record: Record) -> Statement:
         text, digest = reprice.decode_book(record.payload)
@@ -364,20 +387,33 @@ class Applier:
               "SELECT digest FROM price_version ORDER BY rowid DESC LIMIT 1) WHERE digest = ?)"  # fmt: skip
         return sql, [version, digest, at, text, digest]
 
-    def _reprice(self, record: Record) -> Statement:
-        """Price the stored units again, some at a time; after a kill in between it is done again, and ends the same."""
+    @staticmethod
+    def _begin_repricing(record: Record) -> Statement:
         asked = json.loads(record.payload)
-        scope = reprice.scope_of(asked["scope"])
+        start = reprice.scope_of(asked["scope"]).start.astimezone(UTC).replace(tzinfo=None)
         at = datetime.fromtimestamp(record.time_ns / 1e9, UTC).replace(tzinfo=None)
-        examined = 0
-        for units in reprice.pages(self.store.ask, scope):
-            self.store.revise(asked["id"], at, reprice.changed(units, self.maker.decoder))
-            examined += len(units)
+        return "INSERT INTO repricing VALUES (?, ?, ?, ?, 0)", [asked["id"], at, json.dumps(asked["scope"]), start]
+
+    def _write_revision(self) -> None:
+        """Write what a repricing has ready, one page of it; what fails is written again when the store is open anew."""
+        if self._revision is None:
+            with suppress(queue.Empty):
+                self._revision = self.repricer.writes.get_nowait()
+        if self._revision is not None:
+            self._revision(self.store)
+            self._revision = None
+            self._checkpointed = False
+            self._applied_at = self.progress_at = time.monotonic()
+            self.committed.set()
+
+    def _finish_repricings(self) -> bool:
+        """Write all that the prices in force change, as a rebuild will; False when stopped."""
+        while is_pending(self.store.ask):
+            self._write_revision()
             self.progress_at = time.monotonic()
-        values = [asked["id"], at, scope.where()[1][0], scope.where()[1][1], scope.provider, scope.model]
-        sql = "INSERT INTO reprices SELECT ?, ?, ?, ?, ?, ?, coalesce((SELECT version FROM price_version " \
-              "ORDER BY rowid DESC LIMIT 1), ''), ?"  # fmt: skip
-        return sql, [*values, examined]
+            if self._stopping.wait(REPRICING_S):
+                return False
+        return True
 
     def _use_stored_prices(self) -> None:
         """Price by the book that was in force where the store is now, not by one that comes later in the journal."""

@@ -95,6 +95,7 @@ class Budgeting:
         self._external: dict[str, Position] = {}
         """Of each budget, how far the calls that never asked are counted in it."""
         self._is_stale = False
+        self._tidy_at = time.monotonic() + TIDY_S
         self._refused: OrderedDict[str, None] = OrderedDict()
         """The ids of the last calls that were refused."""
         self.version = ""
@@ -104,6 +105,7 @@ class Budgeting:
         self._replay()
         self._take_file(budgets)
         applier.observer = self.stored
+        applier.repricer.ended = self.changed
 
     def start(self) -> None:
         """Begin to watch the leases."""
@@ -269,6 +271,7 @@ class Budgeting:
     def changed(self) -> None:
         """Have what the store says counted again: costs that were there have changed."""
         self._is_stale = True
+        self._tidy_at = 0.0
 
     def _is_external(self, terms: Terms, row: Row, upto: Position, at_us: int) -> bool:
         name = terms.budget.name
@@ -286,10 +289,7 @@ class Budgeting:
     def _refresh(self, terms: Terms) -> None:
         """Count the calls that never asked anew, out of the store."""
         budget = terms.budget
-        with self._lock:
-            at = self._ledger.now(self.clock())
-        start = terms.pot_at(at) if not terms.rolling_us else at - terms.rolling_us - terms.part_us
-        part_us = terms.part_us if terms.rolling_us else None
+        start, part_us = self._counted(terms)
         told, sums = query.never_asked(self.applier.ask, budget, instant(start), instant(terms.since_us), part_us)
         position = Position(*told)
         with self._lock:
@@ -303,6 +303,30 @@ class Budgeting:
             self._ledger.replace_external(budget.name, ((group, at_us or start, sum_) for group, at_us, sum_ in sums))
             self._external[budget.name] = position
 
+    def _counted(self, terms: Terms) -> tuple[int, int | None]:
+        """Return from when on calls count in the window in force, and into parts of which length they go."""
+        with self._lock:
+            at = self._ledger.now(self.clock())
+            if terms.rolling_us:
+                return at - terms.rolling_us - terms.part_us, terms.part_us
+            return terms.pot_at(at), None
+
+    def _take_repricings(self) -> None:
+        """Charge what was held and settled at the prices that it has now."""
+        for (reprice_id,) in self.applier.ask("SELECT id FROM reprices ORDER BY rowid"):
+            if reprice_id in self._ledger.repriced:
+                continue
+            changes: list[Any] = []
+            with self._lock:
+                counted = [terms for terms in self._enforcing() if terms.budget.unit == "usd"]
+            for terms in counted:
+                start, part_us = self._counted(terms)
+                since = instant(terms.since_us)
+                found = query.repriced(self.applier.ask, terms.budget, reprice_id, instant(start), since, part_us)
+                changes += [[terms.budget.name, list(group), at_us or start, str(usd)] for group, at_us, usd in found]
+            with self._lock:
+                self._do({"event": "repriced", "id": reprice_id, "changes": changes})
+
     def _catch_up(self) -> None:
         if self.applier.store.applied < self._begun:
             return
@@ -310,6 +334,7 @@ class Budgeting:
             found = list(self._enforcing())
             missing = [terms for terms in found if terms.budget.name not in self._external]
         with suppress(StoreError):
+            self._take_repricings()
             for terms in found if self._is_stale else missing:
                 self._is_stale = False
                 self._refresh(terms)
@@ -407,16 +432,16 @@ class Budgeting:
     # Watching
 
     def _run(self) -> None:
-        tidied_at = time.monotonic()
         while not self._stopping.wait(TICK_S):
             try:
                 self._expire()
                 if not self.is_ready:
                     self._catch_up()
-                if time.monotonic() - tidied_at > TIDY_S:
-                    tidied_at = time.monotonic()
+                if time.monotonic() > self._tidy_at:
+                    self._tidy_at = time.monotonic() + TIDY_S
                     self._catch_up()
                     self._tidy()
+                    self.freed()
                 if self._state_segment != self.journal.end.segment:
                     with self._lock:
                         self._write_state()

@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 
 from tallystick.collector import wire
 from tallystick.collector.emitters import OURS, Emission, emission_of
-from tallystick.collector.receipts import Forms, whole
+from tallystick.collector.receipts import Forms
 from tallystick.collector.spans import span_or_reason
 from tallystick.model import attributes as names
 from tallystick.model.failures import Outcome
@@ -142,8 +142,12 @@ class Decoder:
                 if reason is not None:
                     batch.counts[f"rejected:{reason}"] += 1
         batch.counts["received"] += received
-        batch.forms = self._forms.take()
+        batch.forms = self.take_forms()
         return batch
+
+    def take_forms(self) -> dict[str, str]:
+        """Return the forms that receipts have referred to since this was last asked."""
+        return self._forms.take()
 
     def _take_guarded(self, batch: Batch, span: Any, scoped: wire.Scoped, received_ns: int) -> str | None:
         """Take a span, or none of it: what we did not foresee in one span must not cost its neighbours."""
@@ -205,7 +209,7 @@ class Decoder:
             "usage": _json(record.get("usage")),
             "params": _json(params) if (params := record.get("params")) else "{}",
             "estimated": estimated,
-            **self.columns(receipt, status, cost_usd, self._forms.fold(receipt, status)),
+            **self.columns(receipt, status, cost_usd),
             "source": emission.source,
             "precedence": emission.precedence,
         }
@@ -220,9 +224,8 @@ class Decoder:
             status, cost_usd = CostStatus.UNKNOWN, None
         return status.value, None if cost_usd is None else cost_usd.quantize(PICO, ROUND_HALF_EVEN)
 
-    @staticmethod
-    def columns(receipt: Receipt, status: str, cost_usd: Decimal | None, kept: str | None = None) -> Row:
-        """Return the columns of a unit that hang on its price and its usage; ``kept`` is the stored receipt."""
+    def columns(self, receipt: Receipt, status: str, cost_usd: Decimal | None) -> Row:
+        """Return the columns of a unit that hang on its price and its usage; `take_forms` has what they refer to."""
         counts = tokens_of(receipt.usage or NO_USAGE)
         if min(counts) < 0 or max(counts) > COUNT_MAX:
             counts = tuple(min(max(count, 0), COUNT_MAX) for count in counts)
@@ -230,7 +233,7 @@ class Decoder:
             "cost_usd": cost_usd,
             "cost_status": status,
             "price_version": receipt.price_version or None,
-            "receipt": kept or whole(receipt, status),
+            "receipt": self._forms.fold(receipt, status),
             **dict(zip(TOKENS, counts, strict=True)),
         }
 

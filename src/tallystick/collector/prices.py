@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -12,8 +13,8 @@ from typing import Any
 
 from tallystick.collector import query, reprice
 from tallystick.collector.apply import Applier
-from tallystick.collector.decode import Decoder
 from tallystick.collector.journal import Journal
+from tallystick.collector.repricer import is_pending
 from tallystick.errors import StoreError
 from tallystick.model.segment import Kind
 from tallystick.pricing import Shelf
@@ -21,6 +22,7 @@ from tallystick.pricing import Shelf
 log = logging.getLogger("tallystick.prices")
 
 EVERY_S = 15.0
+LOOK_S = 0.05
 WAIT_S = 900.0
 """How long a repricing may take; a million units take about a minute."""
 KEYS = ("start", "end", "provider", "model", "dry_run")
@@ -77,9 +79,7 @@ class Prices:
             raise query.BadParameterError(f"dry_run = {str(dry_run)[:40]!r} is neither true nor false")
         self.shelf.refresh()
         if dry_run:
-            decoder = Decoder(self.shelf.price, 1, 1)
-            figures = reprice.preview(self.applier.ask, scope, decoder)
-            examined = sum(each.units for each in figures.values())
+            examined, figures = reprice.preview(self.applier.ask, self.applier.ask_table, scope, self.shelf.book)
         else:
             examined, figures = self._reprice(scope)
         return _answer(self.shelf.book.version, examined, figures, dry_run=dry_run)
@@ -89,12 +89,17 @@ class Prices:
         reprice_id = uuid.uuid4().hex
         payload = json.dumps({"id": reprice_id, "scope": scope.as_dict()}).encode()
         upto = self.journal.append(Kind.REPRICE, payload).result()
+        until = time.monotonic() + WAIT_S
         if not self.applier.wait_applied(upto, WAIT_S):
             raise RepriceSlowError
-        done = reprice.done(self.applier.ask, reprice_id)
-        if done is None:
-            raise StoreError("the repricing could not be applied; the collector's log says why")
-        return done
+        while True:
+            was_pending = is_pending(self.applier.ask)  # asked first: it may be done between the two questions
+            if (done := reprice.done(self.applier.ask, reprice_id)) is not None:
+                return done
+            if not was_pending:
+                raise StoreError("the repricing could not be applied; the collector's log says why")
+            if time.monotonic() > until or self._stopping.wait(LOOK_S):
+                raise RepriceSlowError
 
     def _watch(self) -> None:
         while not self._stopping.wait(EVERY_S):

@@ -504,6 +504,27 @@ def never_asked(
     return (segment, offset), sums
 
 
+def repriced(
+    ask: Ask, budget: Budget, reprice_id: str, start: datetime, since: datetime, part_us: int | None
+) -> list[tuple[tuple[str, ...], int | None, Decimal]]:
+    """Return by how much a repricing changed the cost of the calls from ``start`` on that held a part of ``budget``.
+
+    Groups and parts are as in `never_asked`, whose calls are all the others.
+    """
+    where, values = scope_where(budget, start, LATEST)
+    columns, grouped = group_columns(budget)
+    columns.insert(0, "NULL" if part_us is None else f"epoch_us(started_at) // {part_us} * {part_us}")
+    sql = f"""
+        SELECT sum(difference), {", ".join(columns)} FROM calls JOIN (
+            SELECT trace_id AS of_trace, call_id, sum(coalesce(cost_usd, 0) - coalesce(old_cost_usd, 0)) AS difference
+            FROM unit_revisions WHERE reprice_id = ? GROUP BY ALL
+        ) ON trace_id = of_trace AND id = call_id
+        WHERE {where} AND reservation_id IS NOT NULL AND started_at >= ? GROUP BY ALL
+    """
+    rows = ask(sql, [*grouped, reprice_id, *values, naive(since)])
+    return [(tuple(group), at, Decimal(difference)) for difference, at, *group in rows if difference]
+
+
 # Parameters
 
 

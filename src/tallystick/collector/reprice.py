@@ -9,25 +9,26 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from tallystick.collector.decode import EPOCH, MICROSECOND, Decoder, Row
+import pyarrow as pa
+
+from tallystick.collector.priced import TAKEN, Priced, price_pages
 from tallystick.pricing import Book
 
 ZERO = Decimal(0)
 PAGE = 20_000
-"""Units that are priced and written together; bounds the memory, and how long the applier shows no progress."""
-NAIVE_EPOCH = EPOCH.replace(tzinfo=None)
+"""Units that are priced and written together; bounds the memory, and how long what arrives waits for a transaction."""
+MINUTE = timedelta(minutes=1)
+UNITS = "ledger.main.units"
+"""The units in the database; those in the archive are settled."""
 
 Ask = Callable[..., list[tuple[Any, ...]]]
-UNIT = (
-    "trace_id", "call_id", "position", "provider", "model", "api", "answered_at", "usage", "params", "estimated",
-    "cost_usd", "cost_status", "price_version", "receipt",
-)  # fmt: skip
+AskTable = Callable[..., pa.Table]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,44 +69,44 @@ def scope_of(raw: Mapping[str, Any]) -> Scope:
     )
 
 
-def pages(ask: Ask, scope: Scope) -> Iterator[list[Row]]:
-    """Yield the units of ``scope``, some at a time."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revision:
+    """What a repricing makes of the units that were answered in a time."""
+
+    reprice_id: str
+    revised_at: datetime
+    start: datetime
+    end: datetime
+    priced: Priced
+
+
+def slices(ask: Ask, scope: Scope) -> list[tuple[datetime, datetime]]:
+    """Return the times in which the units of ``scope`` were answered, in pieces of `PAGE` units or somewhat more."""
     where, values = scope.where()
-    first, last = ask(f"SELECT min(rowid), max(rowid) FROM units WHERE {where}", values)[0]  # noqa: S608 -- our own
-    if first is None:
-        return
-    sql = f"SELECT {', '.join(UNIT)} FROM units WHERE rowid >= ? AND rowid < ? AND {where}"  # noqa: S608
-    for begin in range(first, last + 1, PAGE):
-        yield [dict(zip(UNIT, row, strict=True)) for row in ask(sql, [begin, min(begin + PAGE, last + 1), *values])]
-
-
-def changed(units: Sequence[Row], decoder: Decoder) -> list[tuple[Row, Row]]:
-    """Return (unit, its new columns) for each of ``units`` that costs something else by the decoder's prices."""
-    found = []
-    for unit in units:
-        record = {
-            "usage": _load(unit["usage"]),
-            "params": _load(unit["params"]),
-            "api": unit["api"],
-            "estimated": unit["estimated"],
-        }
-        at_us = (unit["answered_at"] - NAIVE_EPOCH) // MICROSECOND
-        receipt = decoder.receipt(unit["provider"], unit["model"] or "", record, at_us)
-        status, cost_usd = decoder.verdict(receipt, estimated=unit["estimated"])
-        if (cost_usd, status) != (unit["cost_usd"], unit["cost_status"]):
-            found.append((unit, decoder.columns(receipt, status, cost_usd)))
+    sql = f"SELECT date_trunc('minute', answered_at), count(*) FROM {UNITS} WHERE {where} GROUP BY 1 ORDER BY 1"  # noqa: S608 -- our own
+    found: list[tuple[datetime, datetime]] = []
+    start, gathered = None, 0
+    for at, count in ask(sql, values):
+        start, gathered = start or at, gathered + count
+        if gathered >= PAGE:
+            found.append((start, at + MINUTE))
+            start, gathered = None, 0
+    if start is not None:
+        found.append((start, at + MINUTE))
     return found
 
 
-def _load(text: str | None) -> Any:
-    return None if text is None else json.loads(text)
+def page(ask_table: AskTable, scope: Scope, start: datetime, end: datetime) -> pa.Table:
+    """Return the units of ``scope`` that were answered in that time."""
+    where, values = scope.where()
+    sql = f"SELECT {', '.join(TAKEN)} FROM {UNITS} WHERE {where} AND answered_at >= ? AND answered_at < ?"  # noqa: S608
+    return ask_table(sql, [*values, start, end])
 
 
 @dataclass(slots=True)
 class Figures:
     """What a repricing changes of one model."""
 
-    units: int = 0
     changed: int = 0
     filled: int = 0
     """Units whose cost was not known before."""
@@ -113,23 +114,19 @@ class Figures:
     after_usd: Decimal = ZERO
 
 
-def preview(ask: Ask, scope: Scope, decoder: Decoder) -> dict[tuple[str, str], Figures]:
-    """Return what a repricing would change, by (provider, model); nothing is written."""
-    found: dict[tuple[str, str], Figures] = {}
-    for units in pages(ask, scope):
-        for unit in units:
-            found.setdefault(_model(unit), Figures()).units += 1
-        for unit, new in changed(units, decoder):
-            figures = found[_model(unit)]
+def preview(ask: Ask, ask_table: AskTable, scope: Scope, book: Book) -> tuple[int, dict[tuple[str, str], Figures]]:
+    """Return how many units a repricing would examine and what it would change, by (provider, model)."""
+    examined, found = 0, dict[tuple[str, str], Figures]()
+    units = (page(ask_table, scope, *times) for times in slices(ask, scope))
+    for priced in price_pages(text_of(book), units):
+        examined += priced.examined
+        for change in priced.changes.select(["provider", "model", "old_cost_usd", "cost_usd"]).to_pylist():
+            figures = found.setdefault((change["provider"], change["model"] or ""), Figures())
             figures.changed += 1
-            figures.filled += unit["cost_usd"] is None and new["cost_usd"] is not None
-            figures.before_usd += unit["cost_usd"] or 0
-            figures.after_usd += new["cost_usd"] or 0
-    return found
-
-
-def _model(unit: Row) -> tuple[str, str]:
-    return unit["provider"], unit["model"] or ""
+            figures.filled += change["old_cost_usd"] is None and change["cost_usd"] is not None
+            figures.before_usd += change["old_cost_usd"] or 0
+            figures.after_usd += change["cost_usd"] or 0
+    return examined, found
 
 
 def done(ask: Ask, reprice_id: str) -> tuple[int, dict[tuple[str, str], Figures]] | None:
@@ -143,10 +140,17 @@ def done(ask: Ask, reprice_id: str) -> tuple[int, dict[tuple[str, str], Figures]
         FROM unit_revisions WHERE reprice_id = ? GROUP BY ALL
     """
     figures = {
-        (provider, model): Figures(count, count, filled, before, after)
+        (provider, model): Figures(count, filled, before, after)
         for provider, model, count, filled, before, after in ask(sql, [reprice_id])
     }
     return examined[0][0], figures
+
+
+def ended(reprice_id: str, at: datetime, scope: Scope) -> tuple[str, list[Any]]:
+    """Return the statement that notes a repricing among those that are done."""
+    sql = "INSERT INTO reprices SELECT ?, ?, ?, ?, ?, ?, coalesce((SELECT version FROM price_version " \
+          "ORDER BY rowid DESC LIMIT 1), ''), examined FROM repricing WHERE id = ?"  # fmt: skip
+    return sql, [reprice_id, at, _naive(scope.start), _naive(scope.end), scope.provider, scope.model, reprice_id]
 
 
 # --- price books in the journal ------------------------------------------------------------
@@ -174,7 +178,7 @@ def digest_of(text: str) -> str:
 
 
 def text_of(book: Book) -> str:
-    """Return the document of a book."""
+    """Return a book's document, the same for the same prices."""
     return json.dumps(book.document, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
 

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
@@ -27,13 +27,14 @@ from tallystick.collector.archive import Archive
 from tallystick.collector.decode import TOKENS, Batch, Row, settle
 from tallystick.collector.journal import Position
 from tallystick.collector.packed import TABLES, BadRowsError, Key, Packed, table_of
+from tallystick.collector.reprice import Revision
 from tallystick.collector.rollups import CLEAR, HOUR, hours_of, joined, touched, tried_of
 from tallystick.collector.seen import Hashes, Seen
 from tallystick.errors import StoreError, StoreTooNewError
 
 log = logging.getLogger("tallystick.store")
 
-SCHEMA = 9
+SCHEMA = 10
 FILE_VERSION = "v1.5.0"
 """The oldest storage format that both 1.5 and 2.x read and write; DuckDB 1.5's own default is older and slower."""
 WAL_BYTES = "64MB"
@@ -68,21 +69,33 @@ MARK = """
 """
 """Before rows of ``calls`` are changed or removed: their hours are to be summed again."""
 
-# ``revised`` is an Arrow table: the columns of unit_revisions, and beside them the rest of a unit's new figures.
-REVISED = ("receipt", "input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
-INSERT_REVISIONS = f"INSERT INTO unit_revisions BY NAME SELECT * EXCLUDE ({', '.join(REVISED)}) FROM revised"  # noqa: S608
+# ``revised`` is an Arrow table of `tallystick.collector.priced.CHANGES`.  A unit that is no longer as it was when it
+# was priced again (a better copy came, or it is too old and gone) is left alone.
+IS_SAME = """
+    units.trace_id = revised.trace_id AND units.call_id = revised.call_id AND units.position = revised.position
+    AND units.answered_at >= $start AND units.answered_at < $end
+    AND units.cost_usd IS NOT DISTINCT FROM revised.old_cost_usd AND units.cost_status = revised.old_cost_status
+    AND units.price_version IS NOT DISTINCT FROM revised.old_price_version
+"""
+INSERT_REVISIONS = f"""
+    INSERT INTO unit_revisions BY NAME
+    SELECT revised.* EXCLUDE (old_cost_usd, old_cost_status, old_price_version, receipt, {", ".join(TOKENS)}),
+        $id AS reprice_id, $at::TIMESTAMP AS revised_at, units.cost_usd AS old_cost_usd,
+        units.cost_status AS old_cost_status, units.price_version AS old_price_version, units.receipt AS old_receipt
+    FROM revised JOIN units ON {IS_SAME}
+"""  # noqa: S608 -- of TOKENS
 UPDATE_UNITS = f"""
     UPDATE units SET cost_usd = revised.cost_usd, cost_status = revised.cost_status,
-        price_version = revised.price_version, {", ".join(f"{name} = revised.{name}" for name in REVISED)}
-    FROM revised
-    WHERE units.trace_id = revised.trace_id AND units.call_id = revised.call_id AND units.position = revised.position
-"""  # noqa: S608 -- of REVISED
+        price_version = revised.price_version, receipt = revised.receipt,
+        {", ".join(f"{name} = revised.{name}" for name in TOKENS)}
+    FROM revised WHERE {IS_SAME}
+"""  # noqa: S608 -- of TOKENS
 REVISED_CALLS = "(trace_id, id) IN (SELECT (trace_id, call_id) FROM revised)"
 # The same sums as `tallystick.collector.decode.settle` makes.
 UPDATE_CALLS = f"""
     UPDATE calls SET cost_usd = sums.cost_usd, estimated_usd = sums.estimated_usd, cost_status = sums.cost_status,
         unpriced_units = sums.unpriced_units, estimated_units = sums.estimated_units,
-        {", ".join(f"{name} = sums.{name}" for name in REVISED[1:])}
+        {", ".join(f"{name} = sums.{name}" for name in TOKENS)}
     FROM (
         SELECT units.trace_id, units.call_id, sum(units.cost_usd) AS cost_usd,
             coalesce(sum(units.cost_usd) FILTER (units.cost_status = 'estimated'), 0) AS estimated_usd,
@@ -90,12 +103,12 @@ UPDATE_CALLS = f"""
             count(*) FILTER (units.cost_status = 'estimated') AS estimated_units,
             arg_min(units.cost_status, list_position(
                 ['unknown', 'estimated', 'provider_reported', 'exact'], units.cost_status)) AS cost_status,
-            {", ".join(f"sum(units.{name}) AS {name}" for name in REVISED[1:])}
+            {", ".join(f"sum(units.{name}) AS {name}" for name in TOKENS)}
         FROM units WHERE (units.trace_id, units.call_id) IN (SELECT (trace_id, call_id) FROM revised)
         GROUP BY units.trace_id, units.call_id
     ) AS sums
     WHERE calls.trace_id = sums.trace_id AND calls.id = sums.call_id
-"""  # noqa: S608 -- of REVISED
+"""  # noqa: S608 -- of TOKENS
 
 
 class StoreBrokenError(StoreError):
@@ -148,7 +161,6 @@ class Store:
             self.archive.recall(self._run, aside)
             self.schemas = {table: _arrow_schema(self._writer, table) for table in TABLES}
             """The columns of what `apply` takes."""
-            self._revision_schema = _arrow_schema(self._writer, "unit_revisions")
             self._recall()
         except BaseException:
             self._database.close()
@@ -166,11 +178,20 @@ class Store:
 
     def ask(self, sql: str, params: Params = ()) -> list[tuple[Any, ...]]:
         """Return all rows of a question; for any thread.  Raises QueryTimeoutError, or StoreBrokenError."""
+        rows: list[tuple[Any, ...]] = self._answer(lambda cursor: cursor.execute(sql, params).fetchall())
+        return rows
+
+    def ask_table(self, sql: str, params: Params = ()) -> pa.Table:
+        """Return the same as an Arrow table."""
+        # A relation, because 2.0 warns that the rows of `execute` are copied twice on their way to Arrow.
+        return self._answer(lambda cursor: cursor.sql(sql, params=params).to_arrow_table())
+
+    def _answer(self, question: Callable[[duckdb.DuckDBPyConnection], Any]) -> Any:
         cursor = self._thread_cursor()
         timer = threading.Timer(self.query_timeout_s, cursor.interrupt)
         timer.start()
         try:
-            rows: list[tuple[Any, ...]] = cursor.execute(sql, params).fetchall()
+            return question(cursor)
         except duckdb.InterruptException as error:
             raise QueryTimeoutError(self.query_timeout_s) from error
         except duckdb.Error as error:
@@ -179,7 +200,6 @@ class Store:
             raise broken(f"DuckDB cannot answer: {_first_line(error)}") from error
         finally:
             timer.cancel()
-        return rows
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -238,39 +258,48 @@ class Store:
         for seen, hashes in added:
             seen.add(hashes)
 
-    def revise(self, reprice_id: str, revised_at: datetime, changes: Sequence[tuple[Row, Row]]) -> None:
-        """Give units other figures, keep the old ones beside them, and mend the calls; all of it or nothing.
+    def revise(self, revision: Revision) -> None:
+        """Give units other figures, keep the old ones beside them, mend the calls, note how far that is; or nothing.
 
-        ``changes`` are (unit as it is stored, its new columns).  Raises StoreBrokenError.
+        Raises StoreBrokenError.
         """
-        if not changes:
-            return
-        at = (revised_at - EPOCH) // MICROSECOND
-        rows = [
-            {
-                "reprice_id": reprice_id, "revised_at": at, **new,
-                **{key: old[key] for key in ("trace_id", "call_id", "position", "provider", "model")},
-                **{f"old_{key}": old[key] for key in ("cost_usd", "cost_status", "price_version", "receipt")},
-            }
-            for old, new in changes
-        ]  # fmt: skip
-        schema = pa.schema([*self._revision_schema, *(self.schemas["units"].field(name) for name in REVISED)])
-        columns = [pa.array([row[field.name] for row in rows], field.type) for field in schema]
+        changes = revision.priced.changes
+        bound = {"start": revision.start, "end": revision.end}
+        told = {"id": revision.reprice_id, "at": revision.revised_at}
+        examined = {"id": revision.reprice_id, "end": revision.end, "count": revision.priced.examined}
+        with self._transaction("revise"):
+            if len(changes):
+                forms = self._insert_forms(dict(revision.priced.forms))
+                self._writer.register("revised", changes)
+                self._writer.execute(MARK.format(REVISED_CALLS)).fetchall()
+                self._writer.execute(INSERT_REVISIONS, bound | told).fetchall()
+                self._writer.execute(UPDATE_UNITS, bound).fetchall()
+                self._writer.execute(UPDATE_CALLS).fetchall()
+                self._writer.unregister("revised")
+            sql = "UPDATE repricing SET done_to = $end, examined = examined + $count WHERE id = $id"
+            self._writer.execute(sql, examined).fetchall()
+        if len(changes):
+            self._forms |= forms
+
+    def end_repricing(self, reprice_id: str, sql: str, params: Params) -> None:
+        """Note that a repricing is done, by ``sql``, and forget how far it was; both or neither."""
+        with self._transaction("end a repricing"):
+            self._writer.execute(sql, params).fetchall()
+            self._writer.execute("DELETE FROM repricing WHERE id = ?", [reprice_id]).fetchall()
+
+    @contextmanager
+    def _transaction(self, doing: str) -> Iterator[None]:
         try:
-            self._writer.register("revised", pa.Table.from_arrays(columns, schema=schema))
             self._writer.execute("BEGIN").fetchall()
             try:
-                for sql in (MARK.format(REVISED_CALLS), INSERT_REVISIONS, UPDATE_UNITS, UPDATE_CALLS):
-                    self._writer.execute(sql).fetchall()
+                yield
                 self._writer.execute("COMMIT").fetchall()
             except BaseException:
                 with suppress(duckdb.Error):
                     self._writer.execute("ROLLBACK").fetchall()
                 raise
-            finally:
-                self._writer.unregister("revised")
         except duckdb.Error as error:
-            raise StoreBrokenError(f"DuckDB cannot revise: {_first_line(error)}") from error
+            raise StoreBrokenError(f"DuckDB cannot {doing}: {_first_line(error)}") from error
 
     def roll(self, until: datetime, hours_max: int) -> bool:
         """Sum some of the hours before ``until`` of which rows have changed; False when there was none."""

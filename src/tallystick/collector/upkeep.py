@@ -23,6 +23,7 @@ from tallystick.collector.decode import Decoder
 from tallystick.collector.folder import Folder, own, sync_folder
 from tallystick.collector.journal import Journal, segments_in
 from tallystick.collector.making import Here
+from tallystick.collector.repricer import is_pending
 from tallystick.collector.settings import CollectorSettings
 from tallystick.collector.store import Store, open_or_set_aside
 from tallystick.errors import StoreError
@@ -71,6 +72,8 @@ def _rebuild(folder: Folder, collector: CollectorSettings) -> Mapping[str, int]:
         while not applier.wait_applied(journal.end, timeout_s=1.0):
             if applier.trouble() is not None:
                 raise StoreError(f"cannot rebuild {folder.database}: {applier.trouble()}")
+        while is_pending(applier.ask):
+            time.sleep(0.05)
         return dict(applier.store.counters)
     finally:
         journal.close()

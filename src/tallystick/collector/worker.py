@@ -1,25 +1,20 @@
 """Making rows in a process of its own, so that the one that answers does not wait for the one that computes.
 
 The worker reads the journal's files and hands back what is to be stored; it keeps nothing that is needed, so one that
-dies is started again.  It ends when the collector does, however that ends: its end of the pipe is closed then.
+dies is started again.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import pickle
-import signal
-import subprocess
-import sys
 from contextlib import suppress
-from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
+from tallystick.collector.child import Child, serving
 from tallystick.collector.decode import Decoder
 from tallystick.collector.journal import Stretch
 from tallystick.collector.making import Group, Here
-from tallystick.collector.own import settle_in
 from tallystick.collector.packed import Schemas
 from tallystick.collector.reprice import text_of
 from tallystick.errors import StoreError
@@ -75,16 +70,14 @@ class Worker:
 
     def close(self) -> None:
         """End the process."""
-        self._pipe.close()
-        self._process.kill()
-        self._process.wait()
+        self._child.close()
 
     def _received(self) -> Group | None:
         """Return what the process answers; when it has died over it, start another and return None."""
         try:
             if not self._is_ready:
-                self._is_ready = self._pipe.recv() == READY
-            answer: Group | str = pickle.loads(self._pipe.recv_bytes())  # noqa: S301 -- of our own child
+                self._is_ready = self._child.pipe.recv() == READY
+            answer: Group | str = pickle.loads(self._child.pipe.recv_bytes())  # noqa: S301 -- of our own child
         except (EOFError, OSError) as error:
             was_ready = self._is_ready
             self.close()
@@ -98,29 +91,19 @@ class Worker:
 
     def _start(self) -> None:
         self._is_ready = False
-        self._pipe, theirs = Pipe()
-        # It must find what this process found, wherever that was told to look.
-        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        code = f"from {__name__} import run; run({theirs.fileno()})"
-        self._process = subprocess.Popen(  # noqa: S603 -- ourselves
-            [sys.executable, "-P", "-c", code], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environ
-        )
-        theirs.close()
+        self._child = Child(__name__)
         self._tell("take", self.decoder.spans_max, self.decoder.attributes_max)
         self._tell("use", self._text)
 
     def _tell(self, *message: Any) -> None:
         with suppress(OSError):  # it has ended; `result` finds that
-            self._pipe.send(message)
+            self._child.pipe.send(message)
 
 
 def run(fd: int) -> None:
     """Be the worker at the other end of ``fd``."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the collector decides when it is over
-        signal.signal(number, signal.SIG_IGN)
-    settle_in()
     here = Here(Decoder(price, 0, 0))
-    with suppress(EOFError, BrokenPipeError, ConnectionResetError), Connection(fd) as pipe:
+    with serving(fd) as pipe:
         pipe.send(READY)
         while True:
             match pipe.recv():

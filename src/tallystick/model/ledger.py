@@ -191,6 +191,8 @@ class Ledger:
         self.reservations: dict[str, Reservation] = {}
         self.done: dict[str, int] = {}
         """The last of which nothing more is expected, and since when: a store that is rebuilt tells of them again."""
+        self.repriced: dict[str, None] = {}
+        """The ids of the repricings that are counted."""
         self.forgotten_us = 0
         """Of calls that began before, the reservation may have been settled and forgotten."""
 
@@ -396,6 +398,15 @@ class Ledger:
             self._pot(key, terms.pot_at(call["at"])).spent += known[terms.unit] or ZERO
         self._finish(call["id"])
 
+    def _take_repriced(self, event: Mapping[str, Any]) -> None:
+        """Calls that had been settled cost more, or less, by other prices."""
+        if event["id"] in self.repriced:
+            return
+        self.repriced[event["id"]] = None
+        for name, group, at_us, difference in event["changes"]:
+            if name in self.terms:
+                self._pot((name, tuple(group)), self.terms[name].pot_at(at_us)).spent += Decimal(difference)
+
     def _take_turned_away(self, event: Mapping[str, Any]) -> None:
         self._tick(event["at"])
         name = event["budget"]
@@ -500,6 +511,7 @@ class Ledger:
             "clock": self.clock_us,
             "done": dict(self.done),
             "forgotten": self.forgotten_us,
+            "repriced": list(self.repriced),
             "budgets": [[as_json(terms.budget), terms.source, terms.since_us] for terms in self.terms.values()],
             "pots": [
                 [name, list(group), start, str(pot.spent), str(pot.reserved), pot.refused]
@@ -521,6 +533,7 @@ class Ledger:
     def _take_state(self, event: Mapping[str, Any]) -> None:
         self.__init__()  # type: ignore[misc]
         self.clock_us, self.done, self.forgotten_us = event["clock"], dict(event["done"]), event["forgotten"]
+        self.repriced = dict.fromkeys(event.get("repriced", ()))
         for told, source, since_us in event["budgets"]:
             budget = budget_of(told)
             self.terms[budget.name] = Terms(budget, source, since_us)
