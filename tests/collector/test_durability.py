@@ -410,3 +410,26 @@ def test_copies_that_say_other_things_are_counted_and_the_first_one_stays(tmp_pa
     assert (found["calls"], found["spend_usd"]) == (1, "0.00885")
     assert (found["duplicate_spans"], ledger["conflicting_spans"], ledger["unaccounted_spans"]) == (8, 3, 0)
     assert "tallystick_spans_conflicting_total 3\n" in exposed
+
+
+@pytest.mark.parametrize("harm", ["none", "another boot", "one from before"])
+def test_what_was_stored_is_known_after_a_kill_without_reading_it_again_unless_it_must(
+    tmp_path: Path, harm: str
+) -> None:
+    call = otlp_call(usage=USAGE, attempts=[{}])
+    state = tmp_path / "data" / "seen" / "state.json"
+    with collector_process(tmp_path, worker=False) as running:
+        running.send(call)
+        kill(running)
+    told = json.loads(state.read_text())
+    if harm == "another boot":
+        state.write_text(json.dumps({**told, "boot": "another"}))
+    elif harm == "one from before":
+        state.write_text(json.dumps({**told, "upto": [1, 0]}))
+    with running_collector(tmp_path) as running:
+        running.send(call)
+        ledger = running.ask("ledger")
+
+    assert (ledger["stored_spans"], ledger["duplicate_spans"], ledger["unaccounted_spans"]) == (2, 2, 0)
+    assert (json.loads(state.read_text())["token"] == told["token"]) == (harm == "none")
+    assert json.loads(state.read_text())["clean"]

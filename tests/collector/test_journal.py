@@ -170,18 +170,19 @@ def test_positions_compare_and_subtract_over_segments(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_what_was_seen_is_never_forgotten_and_news_is_rarely_mistaken() -> None:
+def test_what_was_seen_is_never_forgotten_and_news_is_rarely_mistaken(tmp_path: Path) -> None:
     import numpy as np
 
     random = np.random.default_rng(1)
     known, news = (random.integers(0, 2**63, 300_000).astype(np.uint64) for _ in range(2))
-    seen = Seen()
+    seen = Seen(tmp_path, "spans")
     for part in np.array_split(known, 7):
         seen.add(part)
 
     assert seen.perhaps(known).all()
     assert seen.perhaps(news).mean() < 0.001
-    assert not Seen().perhaps(news).any()
+    assert Seen(tmp_path, "spans").perhaps(known).all(), "of a process that was killed"
+    assert not Seen(tmp_path, "units").perhaps(news).any()
 
 
 def packed_journal(folder: Path) -> tuple[Journal, list[bytes], list[Position]]:

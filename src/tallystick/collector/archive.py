@@ -71,6 +71,10 @@ class Archive:
         """Return where a part has a table."""
         return self.folder / f"{part:08d}" / f"{table}.parquet"
 
+    def rows(self, part: int, table: str) -> str:
+        """Return the SQL of the rows of a table in a part, for behind a FROM."""
+        return f"read_parquet({_quoted(self.file(part, table))})"
+
     def changed(self, parts: Sequence[int], between: int | None = None) -> None:
         """Have readers see other parts from their next question on."""
         self.parts, self.between = tuple(parts), between
@@ -83,9 +87,8 @@ class Archive:
             files = ", ".join(_quoted(self.file(part, table)) for part in self.parts)
             selects.append(f"SELECT * FROM read_parquet([{files}], union_by_name = true)")
         if self.between is not None:
-            file = _quoted(self.file(self.between, table))
             seen = f"(SELECT count(*) FROM ledger.main.archive_parts WHERE part = {self.between} AND NOT dropped) > 0"
-            selects.append(f"SELECT * FROM read_parquet({file}) WHERE {seen}")
+            selects.append(f"SELECT * FROM {self.rows(self.between, table)} WHERE {seen}")
         return " UNION ALL BY NAME ".join(selects) or None
 
     def whole(self, table: str) -> str:
@@ -172,24 +175,20 @@ class Archive:
             _count(run, run("SELECT sum(spans)::BIGINT FROM archive_parts")[0][0], RETENTION)
         for part in (number for path in self._folders() if (number := int(path.name)) > last):
             self._register(run, part, None)
-            forms = _quoted(self.file(part, FORMS))
-            run(f"INSERT INTO {FORMS} SELECT * FROM read_parquet({forms}) WHERE id NOT IN (SELECT id FROM {FORMS})")
+            forms = self.rows(part, FORMS)
+            run(f"INSERT INTO {FORMS} SELECT * FROM {forms} WHERE id NOT IN (SELECT id FROM {FORMS})")
             self._mark(run, part)
 
     def _mark(self, run: Run, part: int) -> None:
         for table in ("calls", "attempts"):
-            file = _quoted(self.file(part, table))
-            hours = f"SELECT DISTINCT date_trunc('hour', started_at) FROM read_parquet({file})"
+            hours = f"SELECT DISTINCT date_trunc('hour', started_at) FROM {self.rows(part, table)}"
             run(f"INSERT INTO rollup_dirty {hours} EXCEPT FROM rollup_dirty")
 
     def _register(self, run: Run, part: int, upto: datetime | None) -> None:
         spans = " + ".join(
-            f"(SELECT count(*) FROM read_parquet({_quoted(self.file(part, table))}) WHERE {which})"
-            for table, which in SPANS.items()
+            f"(SELECT count(*) FROM {self.rows(part, table)} WHERE {which})" for table, which in SPANS.items()
         )
-        times = " UNION ALL ".join(
-            f"SELECT received_at, started_at FROM read_parquet({_quoted(self.file(part, table))})" for table in SPANS
-        )
+        times = " UNION ALL ".join(f"SELECT received_at, started_at FROM {self.rows(part, table)}" for table in SPANS)
         run(
             f"""
             INSERT INTO archive_parts
@@ -257,7 +256,7 @@ class Archive:
         if upto > kept_from or (upto > before and not is_too_much):
             return False
         self.changed([other for other in self.parts if other != part], between=part)
-        calls, attempts = (f"read_parquet({_quoted(self.file(part, table))})" for table in ("calls", "attempts"))
+        calls, attempts = (self.rows(part, table) for table in ("calls", "attempts"))
         with _transaction(run):
             if first is not None:
                 run(hours_of(calls, frozen=True), [first, _following(last)])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 import threading
 import time
 from collections import Counter
@@ -29,7 +30,7 @@ from tallystick.collector.journal import Position
 from tallystick.collector.packed import TABLES, BadRowsError, Key, Packed, table_of
 from tallystick.collector.reprice import Revision
 from tallystick.collector.rollups import CLEAR, HOUR, hours_of, joined, touched, tried_of
-from tallystick.collector.seen import Hashes, Seen
+from tallystick.collector.seen import Hashes, Seen, SeenFolder
 from tallystick.errors import StoreError, StoreTooNewError
 
 log = logging.getLogger("tallystick.store")
@@ -134,8 +135,7 @@ class Store:
         self.query_timeout_s = query_timeout_s
         self.applied = Position(1, 0)
         self.counters: Counter[str] = Counter()
-        self._spans_seen = Seen()
-        self._units_seen = Seen()
+        self._seen = SeenFolder(path.with_name("seen"))
         self._forms: set[str] = set()
         """The ids of the stored forms of receipts."""
         self._anonymous = 0
@@ -173,6 +173,8 @@ class Store:
             self._writer.execute("CHECKPOINT ledger").fetchall()
         with suppress(duckdb.Error):
             self._database.close()
+        with suppress(OSError):
+            self._seen.close(self.applied)
 
     # Asking
 
@@ -243,6 +245,9 @@ class Store:
                 for sql, params in statements:
                     self._writer.execute(sql, params).fetchall()
                 self._note(packed.counts, upto)
+                for seen, hashes in added:
+                    seen.add(hashes)
+                self._seen.note(upto)
                 self._writer.execute("COMMIT").fetchall()
             except BaseException:
                 with suppress(duckdb.Error):
@@ -255,8 +260,6 @@ class Store:
             raise StoreBrokenError(f"DuckDB cannot store: {_first_line(error)}") from error
         self.applied = upto
         self._forms |= forms
-        for seen, hashes in added:
-            seen.add(hashes)
 
     def revise(self, revision: Revision) -> None:
         """Give units other figures, keep the old ones beside them, mend the calls, note how far that is; or nothing.
@@ -381,7 +384,7 @@ class Store:
             "stored": len(packed.tables["attempts"]) + len(packed.tables["spans"]) + own_calls,
             "dropped_records": told, "dropped:by an app": told,
         })  # fmt: skip
-        return [(self._spans_seen, span_hashes), (self._units_seen, unit_hashes)]
+        return [(self._seen.spans, span_hashes), (self._seen.units, unit_hashes)]
 
     def _mark(self, hours: Iterable[int]) -> None:
         """Note, in the transaction that is under way, that rows of ``hours``, counted from 1970, have changed."""
@@ -424,7 +427,7 @@ class Store:
         spans = [tables["attempts"], tables["spans"], tables["calls"].filter(_is_own(tables["calls"]))]
         keys = pa.concat_tables([table.select(["trace_id", "id"]) for table in spans])
         hashes = self._hashes(keys)
-        suspects = keys.take(pa.array(np.flatnonzero(self._spans_seen.perhaps(hashes))))
+        suspects = keys.take(pa.array(np.flatnonzero(self._seen.spans.perhaps(hashes))))
         stored = self._stored_spans(suspects)
         if stored or len(np.unique(hashes)) < len(hashes):
             batch = packed.unpack(*TABLES)
@@ -485,7 +488,7 @@ class Store:
         is_named = pc.greater_equal(pc.utf8_length(units["unit_id"]), IDENTITY_CHARS_MIN)
         keys = units.filter(is_named).select(["provider", "unit_id"])
         hashes = self._hashes(keys)
-        stored = self._stored_units(keys.take(pa.array(np.flatnonzero(self._units_seen.perhaps(hashes)))))
+        stored = self._stored_units(keys.take(pa.array(np.flatnonzero(self._seen.units.perhaps(hashes)))))
         is_anonymous = pc.and_(pc.is_null(units["unit_id"]), pc.not_equal(units["source"], "tallystick"))
         may_wrap = self._anonymous or pc.any(is_anonymous).as_py()
         if stored or may_wrap or len(np.unique(hashes)) < len(hashes):
@@ -612,25 +615,35 @@ class Store:
         self._forms = {form_id for (form_id,) in self._writer.execute("SELECT id FROM receipt_forms").fetchall()}
         sql = "SELECT count(*) FROM units WHERE unit_id IS NULL AND source <> 'tallystick'"
         self._anonymous = self._writer.execute(sql).fetchall()[0][0]
+        rows = self._run("SELECT value FROM meta WHERE key = 'seen'")
+        token, _, hashing = rows[0][0].partition(" ") if rows else ("", "", "")
+        self._has_recalled = hashing == str(self._way_of_hashing()) and self._seen.open(token, self.applied)
 
     def _recall_seen(self) -> None:
-        """Read what was seen, before the first rows are stored: nobody who asks, or sends, has to wait for it."""
+        """Read what was seen out of the rows, unless it is known: before the first are stored, so that nobody waits."""
         if self._has_recalled:
             return
+        token = secrets.token_hex(8)
+        self._seen.begin(token)
         since = datetime.now(UTC).replace(tzinfo=None) - timedelta(days=KEPT_DAYS)
         sql = "SELECT part FROM archive_parts WHERE NOT dropped AND (upto > ? OR ?)"
         parts = [part for (part,) in self._run(sql, [since, self.applied < self.counted])]
-        for table, key, seen in (
-            ("calls", "trace_id, id", self._spans_seen), ("attempts", "trace_id, id", self._spans_seen),
-            ("spans", "trace_id, id", self._spans_seen), ("units", "provider, unit_id", self._units_seen),
-        ):  # fmt: skip
+        for table in TABLES:
+            key, seen = (
+                ("provider, unit_id", self._seen.units) if table == "units" else ("trace_id, id", self._seen.spans)
+            )
             last = self._run(f"SELECT coalesce(max(rowid), -1) FROM {table}")[0][0]  # noqa: S608
             sources = [f"{table} WHERE rowid BETWEEN {at} AND {at + HASHES - 1}" for at in range(0, last + 1, HASHES)]
-            sources += [f"read_parquet('{quoted}')" for quoted in
-                        (str(self.archive.file(part, table)).replace("'", "''") for part in parts)]  # fmt: skip
+            sources += [self.archive.rows(part, table) for part in parts]
             for source in sources:
                 seen.add(self._writer.execute(f"SELECT hash({key}) AS h FROM {source}").fetchnumpy()["h"])  # noqa: S608
+        self._run("DELETE FROM meta WHERE key = 'seen'")
+        self._run("INSERT INTO meta VALUES ('seen', ?)", [f"{token} {self._way_of_hashing()}"])
         self._has_recalled = True
+
+    def _way_of_hashing(self) -> int:
+        """Return what changes when another version of DuckDB makes other hashes."""
+        return int(self._run("SELECT hash('tallystick', 'seen')")[0][0])
 
     def _cursor(self) -> duckdb.DuckDBPyConnection:
         try:
