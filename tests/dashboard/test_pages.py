@@ -159,6 +159,33 @@ def test_spend_can_be_grouped_by_a_tag_in_use(open_page: Open) -> None:
     assert "by tag.tenant" in open_page().selectbox[0].options
 
 
+def test_failures_tell_what_is_behind_them(open_page: Open, answers: Answers) -> None:
+    answers.waste = {
+        "causes": [{"cause": "truncated", "calls": 3, "usd": "0.5", "untold": 0, "filters": {"outcome": ["truncated"]}},
+                   {"cause": "timeouts", "calls": 0, "usd": "0", "untold": 0, "filters": {}}],
+        "tries": [{"tries": 6, "calls": 5, "answered": 2}],
+        "waits": [{"provider": HOSTILE, "asked": 4, "followed": 3, "sooner": 1, "asked_s": 9.0, "waited_s": 8.5}],
+        "fallbacks": [{"model_before": None, "model": "gpt-5-mini", "calls": 2, "answered": 1, "spend_usd": "0.1"}],
+        "headroom": [{"provider": "openai", "model": "gpt-5-mini", "key": None, "of": "input_tokens", "lowest": 500,
+                      "lowest_limit": 10000, "lowest_at": iso(datetime.now(UTC)), "latest": 9000,
+                      "latest_limit": 10000, "latest_at": iso(datetime.now(UTC))}],
+    }  # fmt: skip
+
+    tables = {frame.proto.alt: frame.value for frame in open_page("failures", range="7d").dataframe}
+
+    assert tables["Money paid without a result, by cause"].to_numpy().tolist() == [
+        ["cut at the output limit", 3, 0.5, 0]
+    ]
+    assert tables["Calls by the number of attempts"].to_numpy().tolist() == [["6 or more", 2, 3]]
+    assert tables["Fallbacks by model"].to_numpy().tolist() == [["(none)", "gpt-5-mini", 2, 1, 0.1]]
+    assert tables["Headroom of rate limits"].iloc[0].tolist()[:4] == [
+        "openai · gpt-5-mini",
+        "input tokens",
+        0.05,
+        "500 of 10,000",
+    ]
+
+
 def test_a_wrong_url_is_told_and_shows_the_default(open_page: Open) -> None:
     page = open_page(range="9y")
 

@@ -438,6 +438,9 @@ class Answers:
     ledger: Row = field(default_factory=dict)
     cause: Row | None = None
     """The combination that explains any rise."""
+    waste: Row = field(
+        default_factory=lambda: {name: [] for name in ("causes", "tries", "waits", "fallbacks", "headroom")}
+    )
     asked: list[str] = field(default_factory=list)
     """The questions that came, newest last."""
 
@@ -451,6 +454,7 @@ class Answers:
             "groups": self._groups,
             "failures": self._failures,
             "cause": self._cause,
+            "waste": lambda _: self.waste,
             "calls": self._page,
             "dimensions": self._dimensions,
             "budgets": lambda _: {"rows": [standing(row) for row in self.budgets]},

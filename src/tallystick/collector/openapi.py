@@ -27,6 +27,7 @@ QUESTIONS: Mapping[str, tuple[str, bool, dict[str, Schema]]] = {
     "groups": ("Spend by a dimension, dearest first", True, RANGE | {"by": TEXT, "limit": NUMBER, "format": FORMAT}),
     "failures": ("What failed, and what retries made of it", True, RANGE),
     "cause": ("What the range cost beside the usual, and which calls explain it", True, RANGE),
+    "waste": ("What was paid without a result, by cause; tries, waits, fallbacks and headroom", True, RANGE),
     "calls": ("A page of calls", True, RANGE | PAGE | {"order": {"type": "string", "enum": list(ORDERS)}}),
     "units": ("A page of billable responses with receipts", True, RANGE | PAGE),
     "dimensions": ("The values of a dimension, most calls first", True, RANGE | {"name": TEXT, "limit": NUMBER}),

@@ -108,6 +108,16 @@ ANSWERS: Mapping[str, Schema] = {
         ),
     ),
     "groups": _object(by=TEXT, rows=_rows(key=WORD, **SUMS)),
+    "waste": _object(
+        causes=_rows(cause=TEXT, calls=COUNT, usd=MONEY, untold=COUNT, filters=ONE_OR_MORE),
+        tries=_rows(tries=COUNT, calls=COUNT, answered=COUNT),
+        waits=_rows(provider=WORD, asked=COUNT, followed=COUNT, sooner=COUNT, asked_s=FLOAT, waited_s=FLOAT),
+        fallbacks=_rows(model_before=WORD, model=WORD, calls=COUNT, answered=COUNT, spend_usd=MONEY),
+        headroom=_rows(
+            **_all(WORD, "provider", "model", "key"), of=TEXT,
+            **_all(COUNT, "lowest", "lowest_limit", "latest", "latest_limit"), lowest_at=TIME, latest_at=TIME,
+        ),
+    ),
     "cause": _object(
         start=TIME, end=TIME, windows=COUNT, **BESIDE,
         cause={"anyOf": [{"type": "null"}, _object(

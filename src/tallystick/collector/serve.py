@@ -18,7 +18,19 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tallystick.collector import advice, cause, doctor, export, lookup, metrics, openapi, patience, query, standings
+from tallystick.collector import (
+    advice,
+    cause,
+    doctor,
+    export,
+    lookup,
+    metrics,
+    openapi,
+    patience,
+    query,
+    standings,
+    waste,
+)
 from tallystick.collector.access import HEADERS, Guard, error_answer
 from tallystick.collector.admission import Admission
 from tallystick.collector.alerting import Alerting
@@ -44,6 +56,7 @@ RANGED = {
     "groups": query.groups,
     "failures": query.failures,
     "cause": cause.cause,
+    "waste": waste.waste,
     "calls": query.calls,
     "dimensions": query.dimensions,
     "alerts": query.alerts,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import streamlit as st
 
 from tallystick.dashboard import charts, figures, frames, pages, parts, words
 from tallystick.dashboard.view import View
+
+CELL = 32
+TRIES_MAX = 6
+"""The collector counts so many attempts and more as one row."""
 
 
 def show() -> None:
@@ -34,11 +39,11 @@ def _body(shown: View) -> None:
     rows = figures.failures(answer["rows"], answer["attempts"])
     if not rows:
         st.success("Nothing failed in this range, not even an attempt.", icon=":material/check_circle:")
-        parts.footer(ledger, shown)
-        return
     if series:
         _over_time(series, shown)
-    _by_class(rows, shown)
+    if rows:
+        _by_class(rows, shown)
+    _behind(parts.ask_kept("waste", parts.by_minutes(shown)), shown)
     parts.footer(ledger, shown)
 
 
@@ -111,3 +116,119 @@ def calls_of(row: dict[str, Any], shown: View) -> dict[str, str | list[str]]:
     if not row["calls"]:
         return shown.link(provider=row["provider"] or "")
     return shown.link(provider=row["provider"] or "", outcome=row["outcome"])
+
+
+def _behind(waste: dict[str, Any], shown: View) -> None:
+    """Show what failures cost by cause, and what retries, waits, fallbacks and rate limits had to do with it."""
+    left, right = st.columns(2, gap="medium")
+    with left:
+        _by_cause(waste["causes"], shown)
+        _fallbacks(waste["fallbacks"], shown)
+    with right:
+        _tries(waste["tries"])
+        _waits(waste["waits"])
+    _headroom(waste["headroom"], shown)
+
+
+def _by_cause(causes: list[dict[str, Any]], shown: View) -> None:
+    st.markdown("**Paid without a result**")
+    rows = [row for row in causes if row["calls"]]
+    if not rows:
+        st.caption("Nothing was: no failed call, no question asked again.")
+        return
+    columns = {"why": "because", "calls": "calls", "usd": "wasted", "untold": "may be billed"}
+    table = [
+        {**row, "why": words.WASTE.get(row["cause"], words.clean(row["cause"])), "usd": Decimal(row["usd"])}
+        for row in rows
+    ]
+    told = {"calls": frames.count, "usd": frames.usd, "untold": frames.count}
+    place = parts.table(table, columns, told, "Money paid without a result, by cause", "causes")
+    st.caption(
+        "A click on a row opens its calls. What may be billed got no answer: its cost is not known, and not in it."
+    )
+    if place is not None:
+        filters = {
+            name: tuple(value) if isinstance(value, list) else (value,)
+            for name, value in rows[place]["filters"].items()
+        }
+        pages.go("calls", shown.at_window({**shown.filters, **filters}))
+
+
+def _fallbacks(rows: list[dict[str, Any]], shown: View) -> None:
+    if not rows:
+        return
+    st.markdown("**Fallbacks: which model took over**")
+    columns = {"before": "instead of", "to": "asked", "calls": "calls", "answered": "answered", "spend_usd": "spend"}
+    table = [
+        {
+            **row,
+            "before": words.clean(row["model_before"] or words.NONE, CELL),
+            "to": words.clean(row["model"] or words.NONE, CELL),
+            "spend_usd": Decimal(row["spend_usd"]),
+        }
+        for row in rows
+    ]
+    told = {"calls": frames.count, "answered": frames.count, "spend_usd": frames.usd}
+    place = parts.table(table, columns, told, "Fallbacks by model", "fallbacks")
+    if place is not None:
+        pages.go("calls", shown.link(link="fallback", model=rows[place]["model"] or ""))
+
+
+def _tries(rows: list[dict[str, Any]]) -> None:
+    st.markdown("**How many attempts it took**")
+    table = [
+        {
+            "tries": f"{row['tries']} or more" if row["tries"] >= TRIES_MAX else str(row["tries"]),
+            "answered": row["answered"],
+            "failed": row["calls"] - row["answered"],
+        }
+        for row in rows
+    ]
+    told = {"answered": frames.count, "failed": frames.count}
+    columns = {"tries": "attempts", "answered": "calls answered", "failed": "calls failed"}
+    parts.table(table, columns, told, "Calls by the number of attempts")
+
+
+def _waits(rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        return
+    st.markdown("**Retry-After: asked against waited**")
+    table = [
+        {
+            **row,
+            "provider": words.clean(row["provider"] or words.NONE, CELL),
+            "asked_ms": row["asked_s"] * 1000,
+            "waited_ms": row["waited_s"] * 1000,
+        }
+        for row in rows
+    ]
+    columns = {"provider": "provider", "asked": "times asked", "followed": "tried again", "sooner": "sooner than asked",
+               "asked_ms": "asked", "waited_ms": "waited"}  # fmt: skip
+    told = dict.fromkeys(("asked", "followed", "sooner"), frames.count) | dict.fromkeys(
+        ("asked_ms", "waited_ms"), words.duration
+    )
+    parts.table(table, columns, told, "Waits that servers asked for, and how long was waited")
+
+
+def _headroom(rows: list[dict[str, Any]], shown: View) -> None:
+    if not rows:
+        return
+    st.markdown("**Headroom of rate limits, on the last day**")
+    table = [
+        {
+            "whose": " · ".join(words.clean(row[name], CELL) for name in ("provider", "model", "key") if row[name]),
+            "of": row["of"].replace("_", " "),
+            "lowest": f"{words.count(row['lowest'])} of {words.count(row['lowest_limit'])}",
+            "share": row["lowest"] / row["lowest_limit"],
+            "when": words.clock(row["lowest_at"], shown.zone, shown.now),
+            "latest": f"{words.count(row['latest'])} of {words.count(row['latest_limit'])}",
+        }
+        for row in rows
+    ]
+    columns = {"whose": "provider, model, key", "of": "limit of", "share": "least left", "lowest": "that was",
+               "when": "at", "latest": "left last"}  # fmt: skip
+    place = parts.table(table, columns, {"share": frames.percent}, "Headroom of rate limits", "headroom")
+    st.caption("A click on a row opens the calls of that model and key.")
+    if place is not None:
+        whose = {name: rows[place][name] or "" for name in ("provider", "model", "key")}
+        pages.go("calls", shown.link(**whose))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ from typing import Any
 import streamlit as st
 
 from tallystick.client import Collector
-from tallystick.dashboard import figures, words
+from tallystick.dashboard import figures, frames, words
 from tallystick.dashboard.theme import Palette
 from tallystick.dashboard.view import DIMENSIONS, ORDERS, RANGES, TAG, View, iso, kept, read_view
 from tallystick.errors import CollectorRefusedError, CollectorUnreachableError
@@ -312,6 +312,37 @@ def tiles(shown: Sequence[figures.Tile]) -> None:
                 border=True,
                 width="stretch",
             )
+
+
+def table(
+    rows: Sequence[dict[str, Any]],
+    columns: dict[str, str],
+    told: Mapping[str, frames.Teller],
+    alt: str,
+    key: str | None = None,
+    rows_max: int = 12,
+) -> int | None:
+    """Show ``rows`` by ``columns`` (name and heading), figures in ``told`` to the right.
+
+    With a ``key`` a click picks a row, whose number is returned.
+    """
+    event = st.dataframe(
+        frames.table(rows, list(columns), told),
+        column_config={
+            name: st.column_config.NumberColumn(heading, alignment="right")
+            if name in told
+            else st.column_config.TextColumn(heading)
+            for name, heading in columns.items()
+        },
+        hide_index=True,
+        height=35 * (min(len(rows), rows_max) + 1) + 3,
+        key=key,
+        on_select="rerun" if key else "ignore",
+        selection_mode="single-cell" if key else "multi-row",
+        placeholder=words.usd(None),
+        alt=alt,
+    )
+    return clicked_row(event) if key else None
 
 
 def clicked_row(event: Any) -> int | None:

@@ -229,6 +229,18 @@ ALERT_STATES = {
 }
 
 
+WASTE = {
+    "timeouts": "no answer in time",
+    "abandoned": "stream closed, cancelled or broken",
+    "truncated": "cut at the output limit",
+    "invalid_output": "answer did not parse",
+    "other": "other failures",
+    "re_asks": "asked again for a usable answer",
+    "duplicates": "same question, answered an hour before at most",
+}
+"""Why money was paid without a result, in words."""
+
+
 ADVICE = {
     "other_model": "The same traffic on another model",
     "prompt_caching": "Prompt caching",
