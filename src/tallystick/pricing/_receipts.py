@@ -232,6 +232,8 @@ def _priced(
         counts = {**part.counts, "request": 1} if "request" in plan.rates else part.counts
         listed = ZERO
         for item, count in counts.items():
+            if item in part.where_listed and item not in plan.rates:
+                continue
             line = _line(book, plan, part, item, count)
             lines.append(line)
             if plan.terms[item].spec.estimated:

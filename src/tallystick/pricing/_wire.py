@@ -31,6 +31,8 @@ class Part(NamedTuple):
     model: str | None = None
     """None: the model that answered."""
     label: str = ""
+    where_listed: frozenset[str] = frozenset()
+    """Items that only a model with a rate of its own for them is charged for."""
 
 
 class Reading(NamedTuple):
@@ -122,7 +124,7 @@ def read_messages(wire: Wire, _: Wire) -> Reading:
     searches = whole(inner(wire, "server_tool_use"), "web_search_requests")
     parts, doubt = _iterations(wire, main)
     if searches:
-        parts = (Part({**parts[0].counts, "web_search": searches}, *_rest(parts[0])), *parts[1:])
+        parts = (parts[0]._replace(counts={**parts[0].counts, "web_search": searches}), *parts[1:])
     reasoning = whole(inner(wire, "output_tokens_details"), "thinking_tokens")
     _within(reasoning, int(main.counts.get("output", 0)), "thinking_tokens", "output_tokens")
     if inner(inner(wire, "fallback_credit"), "status").get("type") == "redeemed":
@@ -135,10 +137,6 @@ def read_messages(wire: Wire, _: Wire) -> Reading:
         geo=_word(wire, "inference_geo"),
         doubt=doubt,
     )
-
-
-def _rest(part: Part) -> tuple[int, str | None, str]:
-    return part.prompt_tokens, part.model, part.label
 
 
 def _word(wire: Wire, name: str) -> str | None:
@@ -244,6 +242,8 @@ _PART_OF: dict[str, tuple[str, ...]] = {
     "output_audio": ("output_tokens", "output_audio_tokens"),
     "output_image": ("output_tokens", "output_image_tokens"),
     "output_video": ("output_tokens",),
+    "output_reasoning": ("output_tokens", "reasoning_tokens"),
+    "output_citation": ("output_tokens",),
 }
 
 
@@ -306,8 +306,8 @@ def _inclusive(wire: Wire, params: Wire, prompt: int, answer: int, written_out: 
 
 def _input_pairs(wire: Wire, details: Wire, prompt: int) -> list[tuple[str, int]]:
     cached = whole(details, "cached_tokens")
-    if not cached:  # DeepSeek and Moonshot say it beside the totals
-        cached = whole(wire, "prompt_cache_hit_tokens", "cached_tokens")
+    if not cached:  # DeepSeek, Moonshot and Mistral say it beside the totals
+        cached = whole(wire, "prompt_cache_hit_tokens", "cached_tokens", "num_cached_tokens")
     written, written_12h = _written(details)
     _within(cached + written, prompt, "cached and cache-written tokens", "the prompt's tokens")
     audio, image = whole(details, "audio_tokens"), whole(details, "image_tokens")
@@ -387,7 +387,9 @@ def read_xai(wire: Wire, params: Wire) -> Reading:
     total = whole(wire, "total_tokens")
     _check_total(total, prompt, answer)
     is_inside = "completion_tokens" not in wire or (total == prompt + answer and reasoning <= answer)
-    return _inclusive(wire, params, prompt, answer if is_inside else answer + reasoning, details, reasoning)
+    reading = _inclusive(wire, params, prompt, answer if is_inside else answer + reasoning, details, reasoning)
+    used = whole(wire, "num_server_side_tools_used", "num_sources_used")
+    return reading._replace(doubt=f"the fees of {used} searches and other tools are not in the usage" if used else None)
 
 
 def read_google_chat(wire: Wire, params: Wire) -> Reading:
@@ -400,6 +402,33 @@ def read_google_chat(wire: Wire, params: Wire) -> Reading:
     details = inner(wire, *_ANSWER_DETAILS)
     reasoning = max(thoughts, whole(details, "reasoning_tokens"))
     return _inclusive(wire, params, prompt, answer + thoughts, details, reasoning)
+
+
+def read_perplexity(wire: Wire, params: Wire) -> Reading:
+    """Perplexity that does not state its charge: Deep Research reasons, cites and searches beside its answer."""
+    reading = read_chat(wire, params)
+    searches = whole(wire, "num_search_queries")
+    beside = _counts((
+        ("output_reasoning", whole(wire, "reasoning_tokens")),
+        ("output_citation", whole(wire, "citation_tokens")),
+        ("web_search", searches),
+    ))  # fmt: skip
+    part = reading.parts[0]
+    part = part._replace(counts={**part.counts, **beside}, where_listed=frozenset(beside))
+    return reading._replace(parts=(part,), usage=_sum_of([part], web_search_requests=searches))
+
+
+def read_mistral(wire: Wire, params: Wire) -> Reading:
+    """Mistral: what was heard is charged by the second, beside the tokens."""
+    reading = read_chat(wire, params)
+    heard = wire.get("prompt_audio_seconds")
+    if not heard:
+        return reading
+    part = reading.parts[0]
+    counts = {**part.counts, "audio_seconds": amount(heard, "prompt_audio_seconds")}
+    doubt = "sound is charged by the second, and nobody says whether the prompt's tokens count it, too"
+    part = part._replace(counts=counts, where_listed=frozenset({"audio_seconds"}))
+    return reading._replace(parts=(part,), doubt=doubt)
 
 
 def read_reporting(wire: Wire, params: Wire) -> Reading:
@@ -622,6 +651,8 @@ _BY_KEY = {"video_seconds": read_film, "trained_tokens": read_training, "active_
 _BY_PROVIDER = {
     "x-ai": read_xai,
     "google": read_google_chat,
+    "perplexity": read_perplexity,
+    "mistral": read_mistral,
 }
 
 
