@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from fakes.collector import Running, merged, otlp_call, running_collector
-from tallystick.collector import advise
+from tallystick.collector import advice, advise
 from tallystick.collector.advice import ABOUT
 from tallystick.collector.advise import Advice, Again, Flow, Prefix, Quiet, cache_savings, monthly, round_up
 from tallystick.errors import CollectorRefusedError
@@ -187,6 +187,22 @@ def test_beginnings_that_a_provider_would_have_kept(collector: Running) -> None:
             "filters": {"template": "0fb4c6a2591159aa"},
         }
     ]
+
+
+def test_of_very_many_prompts_the_newest_are_looked_at_and_it_says_so(
+    collector: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = advised(collector, "prompt_caching", "cachable")
+    monkeypatch.setattr(advice, "PROMPTS_MAX", 60)
+
+    row = advised(collector, "prompt_caching", "cachable")
+
+    told = next(each for each in row["assumes"] if each.startswith("made from the newest"))
+    looked_at = int(told.removeprefix("made from the newest ").partition(" of 120 such calls")[0])
+    assert 0 < looked_at < 120
+    assert told.endswith(f"and multiplied by {120 / looked_at:.3g}")
+    assert Decimal(row["usd"]) == pytest.approx(Decimal(whole["usd"]), rel=Decimal("0.1"))
+    assert row["parts"][0]["calls"] == 120
 
 
 def test_answers_that_a_cache_would_have_had(collector: Running) -> None:

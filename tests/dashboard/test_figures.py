@@ -408,3 +408,31 @@ def test_a_cause_is_told_with_its_money(change: dict[str, Any], told: str) -> No
     answer = {"spend_usd": "6.5", "usual_usd": "0.5", "calls": 70, "usual_calls": 8.0, "cause": FOUND} | change
 
     assert figures.cause(answer, "at nine") == told
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({}, "forecast $10.00, at $0.500 an hour"),
+        ({"unit": "tokens", "spent": "900", "pace_per_hour": "10"}, "forecast 940 tokens, at 10 tokens an hour"),
+        ({"resets_in_s": None}, None),
+    ],
+)
+def test_a_budget_tells_where_its_window_ends_at_this_pace(change: dict[str, Any], told: str | None) -> None:
+    row = {"unit": "usd", "spent": "8", "pace_per_hour": "0.5", "resets_in_s": 4 * 3600.0} | change
+
+    assert figures.forecast(row) == told
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({}, "chat passed 80 %: $8.00 spent"),
+        ({"group": {"user": "u1"}}, "chat (user = u1) passed 80 %: $8.00 spent"),
+        ({"threshold": None, "title": "A key was refused", "kind": "auth"}, "A key was refused"),
+    ],
+)
+def test_an_alert_is_told_in_a_line(change: dict[str, Any], told: str) -> None:
+    row = {"budget": "chat", "threshold": "0.8", "spent": "8", "unit": "usd", "group": None} | change
+
+    assert figures.alert(row) == told

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from fakes.collector import Running, otlp_call, running_collector
+from fakes.collector import Running, otlp_call, running_collector, until
 from tallystick.report import explain, report
 
 Open = Callable[..., AppTest]
@@ -151,3 +151,26 @@ def test_the_report_and_a_receipt_in_a_terminal(collector: Running, capsys: pyte
     assert "1 response without a known price" in totals
     assert "input 1,200 tokens x $3 / 1,000,000 x 1 = $0.0036" in receipt
     assert "Total $0.00885 (exact, prices of " in receipt
+
+
+def test_an_alert_is_snoozed_on_the_page(collector: Running, open_page_of_any_collector: Open) -> None:
+    collector.send(otlp_call(usage={"input_tokens": 150_000, "output_tokens": 10_000}, tallystick__feature="chat"))
+    until(lambda: collector.ask("alerts")["rows"], "no alert was raised")
+
+    page = open_page_of_any_collector("budgets")
+    assert any("chat passed 50" in block.value.replace("\\", "") for block in page.markdown)
+    next(button for button in page.button if button.label == "8 hours").click().run()
+    [alert] = collector.ask("alerts")["rows"]
+    assert alert["snoozed_until"] > alert["raised_at"]
+    assert "Seen" not in [button.label for button in page.button]
+
+
+def test_an_alert_that_somebody_has_seen_is_marked(collector: Running, open_page_of_any_collector: Open) -> None:
+    collector.send(otlp_call(usage={"input_tokens": 150_000, "output_tokens": 10_000}, tallystick__feature="chat"))
+    until(lambda: collector.ask("alerts")["rows"], "no alert was raised")
+
+    page = open_page_of_any_collector("budgets")
+    next(button for button in page.button if button.label == "Seen").click().run()
+
+    assert collector.ask("alerts")["rows"][0]["acked_at"]
+    assert "Seen" not in [button.label for button in page.button]

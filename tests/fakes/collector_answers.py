@@ -435,6 +435,7 @@ class Answers:
     calls: list[Row] = field(default_factory=list)
     budgets: list[Row] = field(default_factory=list)
     refusals: list[Row] = field(default_factory=list)
+    alerts: list[Row] = field(default_factory=list)
     ledger: Row = field(default_factory=dict)
     cause: Row | None = None
     """The combination that explains any rise."""
@@ -454,6 +455,7 @@ class Answers:
             "groups": self._groups,
             "failures": self._failures,
             "cause": self._cause,
+            "alerts": lambda _: {"rows": self.alerts},
             "waste": lambda _: self.waste,
             "calls": self._page,
             "dimensions": self._dimensions,

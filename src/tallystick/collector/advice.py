@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import cache, partial
@@ -51,6 +51,8 @@ from tallystick.model.usage import Usage
 from tallystick.pricing import Book, Rates, rates_of, steps_of
 
 TOOL_REASONS = ("tool_use", "tool_calls", "function_call")
+PROMPTS_MAX = 200_000
+"""Of so many prompts, the newest, the beginnings are put in order; of more it takes longer than a reader waits."""
 MUTE_REASONS = ("completed",)
 """What the Responses API says whether a tool was called or not."""
 
@@ -150,8 +152,20 @@ def prompt_caching(question: Question) -> Verdict:
         if (rates := rate(provider, model, PROMPT_TOKENS_MIN)) is not None and rates.cache_write > rates.input
     }
     seen = sum(calls for provider, model, calls in counted if (provider, model) in models)
-    found = _prefixes(question, models) if seen >= CALLS_MIN else []
-    return advise_prompt_caching(found, seen, rate, question.spend_usd)
+    if seen < CALLS_MIN:
+        return advise_prompt_caching([], seen, seen, rate, question.spend_usd)
+    newest = question if seen <= PROMPTS_MAX else _newest(question, PROMPTS_MAX / seen)
+    counted = newest.rows(sql)
+    looked_at = sum(calls for provider, model, calls in counted if (provider, model) in models)
+    found = _prefixes(newest, models) if looked_at else []
+    return advise_prompt_caching(found, seen, looked_at, rate, question.spend_usd)
+
+
+def _newest(question: Question, share: float) -> Question:
+    """Return the question over the newest part of the range, which has about ``share`` of its prompts."""
+    sql = f"WITH {PREFIXED} SELECT quantile_disc(began, ?::DOUBLE) FROM plain"
+    since: datetime = question.rows(sql, 1 - share)[0][0]
+    return replace(question, asked=replace(question.asked, start=since.replace(tzinfo=UTC)))
 
 
 def _prefixes(question: Question, models: Mapping[ModelName, Rates]) -> list[Prefix]:

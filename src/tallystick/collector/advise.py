@@ -6,7 +6,7 @@ A figure is never more than its evidence: below `CALLS_MIN` calls there is none.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
@@ -177,15 +177,23 @@ class Prefix:
     written: tuple[int, int]
 
 
-def advise_prompt_caching(prefixes: Sequence[Prefix], seen: int, rate: RateOf, spend_usd: Decimal) -> Verdict:
-    """Weigh cheaper reads against dearer writes, for the beginning of each prompt that saves most."""
+def advise_prompt_caching(
+    prefixes: Sequence[Prefix], seen: int, looked_at: int, rate: RateOf, spend_usd: Decimal
+) -> Verdict:
+    """Weigh cheaper reads against dearer writes, for the beginning of each prompt that saves most.
+
+    ``prefixes`` are of the newest ``looked_at`` of ``seen`` calls; the figure is made for all of them.
+    """
     if thin := _thin(seen, f"calls without a cache, with {PROMPT_TOKENS_MIN:,} tokens of input and more"):
         return thin
     chosen = []
     for prefix in prefixes:
         rates = rate(prefix.provider, prefix.model, PROMPT_TOKENS_MIN)
         if rates is not None and (best := max(cache_savings(prefix, rates), key=lambda found: found[1]))[1] > 0:
-            chosen.append((prefix, *best))
+            ttl_s, usd = best
+            chosen.append(
+                (replace(prefix, calls=prefix.calls * seen // looked_at), ttl_s, round(usd * seen / looked_at, 12))
+            )
     saved = sum((usd for _, _, usd in chosen), ZERO)
     if quiet := _little(saved, spend_usd, f"caching the beginnings of {seen:,} prompts"):
         return quiet
@@ -200,6 +208,8 @@ def advise_prompt_caching(prefixes: Sequence[Prefix], seen: int, rate: RateOf, s
         usd=saved,
         calls=calls,
         assumes=(
+            *((f"made from the newest {looked_at:,} of {seen:,} such calls, and multiplied by {seen / looked_at:.3g}",)
+              if looked_at < seen else ()),
             "one cache_control mark, where it saves most; more marks may save more",
             "a share of the characters is the same share of the tokens",
             "each use renews the cache's time; calls side by side count as if one came after the other",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
@@ -9,10 +10,13 @@ from typing import Any
 import streamlit as st
 
 from tallystick.dashboard import budget_form, figures, frames, pages, parts, words
-from tallystick.dashboard.view import View, iso
+from tallystick.dashboard.view import RANGES, View, iso
 
 CELL = 32
 """Letters in a cell, so that one long name does not push the other columns out of sight."""
+ALERTED_WITHIN = RANGES["30d"]
+UNSEEN_MAX = 5
+SNOOZES = {60: "1 hour", 8 * 60: "8 hours", 24 * 60: "1 day"}
 EXAMPLE = """\
 [[budget]]
 name = "chat"
@@ -39,6 +43,7 @@ def _body(shown: View) -> None:
     # The fullest first: that is the one to look at.
     for row in sorted(rows, key=lambda row: -Decimal(row["share"] or 0)):
         _budget(row, shown)
+    _alerted(ask("alerts", {"start": iso(shown.now - ALERTED_WITHIN), "end": iso(shown.now)})["rows"], shown)
     if rows:
         _blocked(ask("refusals", {"start": iso(shown.start), "end": iso(shown.end)})["rows"], shown)
     parts.footer(ledger, shown)
@@ -71,6 +76,7 @@ def _budget(row: Mapping[str, Any], shown: View) -> None:
             _groups(row, shown)
         if row["alerts"]:
             _alerts(row["alerts"], shown)
+        _prove(row)
         _ways_on(row)
 
 
@@ -81,6 +87,17 @@ def _ways_on(row: Mapping[str, Any]) -> None:
             st.caption("Read only here: it stands in `tallystick.toml`. Change it there and start the collector again.")
         elif st.button("Edit", icon=":material/edit:", key=f"edit {row['name']}"):
             budget_form.open_for(row["name"])
+
+
+def _prove(row: Mapping[str, Any]) -> None:
+    if row["action"] == "alert":
+        return
+    with st.expander("Prove that it blocks"):
+        st.code(f"tallystick budget test {shlex.quote(words.clean(row['name']))}", language="bash")
+        st.caption(
+            "Real SDK calls against a provider on this machine, with a copy of this budget, until it refuses; the "
+            "provider's own bill is the judge. Nothing of it is on this ledger."
+        )
 
 
 def _amount(row: Mapping[str, Any], name: str) -> str:
@@ -165,6 +182,53 @@ def _blocked(refusals: list[dict[str, Any]], shown: View) -> None:
         alt="Calls that a budget refused, each with its arithmetic",
     )
     st.caption(f"{words.plural(len(refusals), 'call')} refused {period}, the newest first; none of them was sent.")
+
+
+def _alerted(alerts: list[dict[str, Any]], shown: View) -> None:
+    """Show what was told in the last month; what nobody has seen yet stands first, with what to do about it."""
+    st.markdown("### Alerts")
+    if not alerts:
+        st.caption("No alert was raised in the last 30 days.")
+        return
+    unseen = [alert for alert in alerts if not alert["acked_at"] and not _is_snoozed(alert, shown)]
+    for alert in unseen[:UNSEEN_MAX]:
+        _unseen(alert, shown)
+    if len(unseen) > UNSEEN_MAX:
+        st.caption(f"{words.plural(len(unseen) - UNSEEN_MAX, 'older alert')} that nobody has seen are below.")
+    table = [
+        {
+            "raised": words.clock(alert["raised_at"], shown.zone, shown.now),
+            "what": words.clean(figures.alert(alert), 160),
+            "notification": words.ALERT_STATES.get(alert["state"], words.clean(alert["state"])),
+            "seen": words.clock(alert["acked_at"], shown.zone, shown.now) if alert["acked_at"] else "not yet",
+            "held back until": words.clock(alert["snoozed_until"], shown.zone, shown.now)
+            if alert["snoozed_until"]
+            else "",
+        }
+        for alert in alerts
+    ]
+    columns = {name: name for name in ("raised", "what", "notification", "seen", "held back until")}
+    parts.table(table, columns, {}, "Alerts of the last 30 days, the newest first", rows_max=8)
+
+
+def _is_snoozed(alert: Mapping[str, Any], shown: View) -> bool:
+    until = words.instant(alert["snoozed_until"])
+    return until is not None and until > shown.now
+
+
+def _unseen(alert: Mapping[str, Any], shown: View) -> None:
+    told = f"{words.clock(alert['raised_at'], shown.zone, shown.now)} · {figures.alert(alert)}"
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(f":material/notifications: {words.escape(told, 250)}", width="content")
+        if st.button("Seen", icon=":material/check:", key=f"seen {alert['id']}"):
+            parts.collector().order(f"alerts/{alert['id']}/ack", {})
+            st.rerun()
+        with st.popover("Snooze", icon=":material/snooze:", key=f"snooze {alert['id']}"):
+            st.markdown("Nothing is told of the same budget meanwhile; it is still written down.")
+            for minutes, length in SNOOZES.items():
+                if st.button(length, key=f"snooze {minutes} {alert['id']}"):
+                    parts.collector().order(f"alerts/{alert['id']}/snooze", {"minutes": minutes})
+                    st.rerun()
 
 
 def _alerts(alerts: list[dict[str, Any]], shown: View) -> None:

@@ -500,9 +500,28 @@ def standing(row: Answer, zone: ZoneInfo, now: datetime) -> list[Tile]:
     return [
         Tile(label="Reserved", value=words.amount(row["reserved"], unit), versus="for calls in flight"),
         Tile(label="Left", value=words.amount(row["left"], unit), versus=f"of {words.amount(row['limit'], unit)}"),
-        Tile(label="Full", value=full_at(row, zone, now), versus=pace),
+        Tile(label="Full", value=full_at(row, zone, now), versus=forecast(row) or pace),
         resets,
     ]
+
+
+def alert(row: Answer) -> str:
+    """Return what an alert says: of a budget its threshold and what was spent, of another kind its title."""
+    if row["threshold"] is None:
+        return str(row["title"] or row["kind"])
+    group = f" ({words.group(row['group'])})" if row["group"] else ""
+    spent = words.amount(row["spent"], row["unit"])
+    return f"{row['budget']}{group} passed {words.percent(Decimal(row['threshold']))}: {spent} spent"
+
+
+def forecast(row: Answer) -> str | None:
+    """Return where the window ends at the pace of the last hour; None when it has no end."""
+    if row["resets_in_s"] is None:
+        return None
+    rest = Decimal(row["pace_per_hour"]) * Decimal(str(row["resets_in_s"])) / 3600
+    unit = row["unit"]
+    ends_at = words.amount(Decimal(row["spent"]) + (rest if unit == "usd" else round(rest)), unit)
+    return f"forecast {ends_at}, at {words.amount(row['pace_per_hour'], unit)} an hour"
 
 
 def full_at(row: Answer, zone: ZoneInfo, now: datetime) -> str:
