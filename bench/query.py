@@ -2,6 +2,9 @@
 
     python bench/query.py [--calls 1000000] [--repeat 5]
 
+Then the same when all but the last week is in the archive, what a span takes there, and how long it takes to open
+such a database and to store the first batch.
+
 20,480 calls with units and attempts come in as they always do; the store then copies them, each with ids, a time,
 a cost and a latency of its own, evenly over 30 days, in the order of time.  Users follow a power law.  The figures are
 medians of warm answers, whole, as the API gives them but for JSON.  What scans grows with the calls of its range.
@@ -41,6 +44,7 @@ COPIES = {
     "calls": """SELECT * REPLACE (
         format('{:016x}', hash(id, copy)) AS id, format('{:032x}', hash(trace_id, copy)) AS trace_id,
         started_at - to_microseconds(((1 - n / total) * span)::BIGINT) AS started_at,
+        received_at - to_microseconds(((1 - n / total) * span)::BIGINT) AS received_at,
         (cost_usd * (0.5 + random()))::DECIMAL(18, 12) AS cost_usd, latency_ms * (0.3 + 2 * random()) AS latency_ms,
         if(random() < 0.05, 'rate_limited', outcome) AS outcome) FROM numbered""",
     "units": """SELECT * REPLACE (
@@ -49,7 +53,8 @@ COPIES = {
         answered_at - to_microseconds(((1 - n / total) * span)::BIGINT) AS answered_at) FROM numbered""",
     "attempts": """SELECT * REPLACE (
         format('{:016x}', hash(call_id, copy)) AS call_id, format('{:032x}', hash(trace_id, copy)) AS trace_id,
-        started_at - to_microseconds(((1 - n / total) * span)::BIGINT) AS started_at) FROM numbered""",
+        started_at - to_microseconds(((1 - n / total) * span)::BIGINT) AS started_at,
+        received_at - to_microseconds(((1 - n / total) * span)::BIGINT) AS received_at) FROM numbered""",
 }
 
 
@@ -122,10 +127,43 @@ def main() -> None:
         raw = {name: median_ms(question, args.repeat) for name, question in questions(store.ask).items()}
         while store.roll(NOW.replace(tzinfo=None) + timedelta(days=1), 24):
             pass
-        print(f"{'':34} {'from rows':>11} {'from sums':>11}")
-        for name, question in questions(store.ask).items():
-            print(f"{name:34} {raw[name]:8.1f} ms {median_ms(question, args.repeat):8.1f} ms")
+        summed = {name: median_ms(question, args.repeat) for name, question in questions(store.ask).items()}
         store.close()
+        path = Path(folder) / "bench.duckdb"
+        tell_start(path)
+        store = Store(path, memory_limit_mb=1024)
+        begun = time.process_time()
+        while store.move(NOW.replace(tzinfo=None) - timedelta(days=7)):
+            pass
+        moved = time.process_time() - begun
+        tell_sizes(store, moved)
+        print(f"{'':34} {'from rows':>11} {'from sums':>11} {'archived':>11}")
+        for name, question in questions(store.ask).items():
+            archived = median_ms(question, args.repeat)
+            print(f"{name:34} {raw[name]:8.1f} ms {summed[name]:8.1f} ms {archived:8.1f} ms")
+        store.close()
+
+
+def tell_start(path: Path) -> None:
+    """Print how long it takes until questions are answered, and until something is stored."""
+    at, used = time.monotonic(), time.process_time()
+    store = Store(path, memory_limit_mb=256)
+    query.totals(store.ask, [("start", (NOW - timedelta(days=1)).isoformat())], NOW)
+    opened = time.monotonic() - at
+    decoder = Decoder(partial(price, book=load_book()), 100_000, 256)
+    store.apply(pack(decoder.decode(body(BODIES), time.time_ns()), store.schemas), Position(2, 1))
+    print(f"start: {opened:.2f} s to the first answer, {time.monotonic() - at:.2f} s to the first row, "
+          f"{time.process_time() - used:.2f} s CPU")  # fmt: skip
+    store.close()
+
+
+def tell_sizes(store: Store, moved_s: float) -> None:
+    """Print what a span takes in the archive; one in the database is in the first line."""
+    counts = "SELECT sum(spans)::BIGINT, sum(bytes)::BIGINT, count(*) FROM archive_parts"
+    spans, size, parts = store.ask(counts)[0]
+    print(
+        f"archive: {spans} spans in {parts} parts, {size / spans:.1f} bytes a span, {moved_s / spans * 1e6:.1f} us CPU"
+    )
 
 
 if __name__ == "__main__":

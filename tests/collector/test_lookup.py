@@ -51,6 +51,10 @@ def test_the_ledger_accounts_for_every_span(collector: Running) -> None:
     assert ledger["rejected_spans"] == {"no ids": 1}
     assert ledger["unaccounted_spans"] == 0
     assert (ledger["dropped"], ledger["dropped_records"]) == ({"by an app": 7}, 7)
+    assert ledger["apps"] == [
+        {"service": "shop", "finished_calls": 2, "spooled_calls": 2, "dropped_records": 0},
+        {"service": "web", "finished_calls": 7, "spooled_calls": 0, "dropped_records": 7},
+    ]
 
 
 def samples(text: str) -> dict[str, str]:

@@ -132,6 +132,16 @@ def running_collector(folder: Path, toml: str = "", **settings: Any) -> Iterator
         thread.join(DEADLINE_S)
         service.close()
         os.umask(umask)
+    assert_conserved(service.applier.store.counters)
+
+
+def assert_conserved(counters: Mapping[str, int]) -> None:
+    """Fail unless received = stored + duplicates + rejected + dropped by the archive, whatever a test did."""
+    from tallystick.collector.archive import LEFT_THE_TABLES
+
+    gone = sum(count for name, count in counters.items() if name.startswith("rejected:") or name in LEFT_THE_TABLES)
+    accounted = counters.get("stored", 0) + counters.get("duplicates", 0) + gone
+    assert accounted == counters.get("received", 0), f"spans are unaccounted for: {dict(counters)}"
 
 
 @contextmanager

@@ -40,7 +40,8 @@ ROWS_MAX = 1_000_000
 SWEEP_S = 600.0
 """How long the files of a part stay after it was dropped, for questions that began before."""
 LEDGER = "ledger.json"
-RETENTION, DAMAGE = "dropped:retention", "dropped:by damage of the archive"
+LEFT_THE_TABLES = RETENTION, DAMAGE = "dropped:retention", "dropped:by damage of the archive"
+"""The counters of spans that were stored once."""
 
 MOVED = ("calls", "units", "attempts", "spans", "unit_revisions")
 FORMS = "receipt_forms"

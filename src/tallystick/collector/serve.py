@@ -35,6 +35,7 @@ from tallystick.collector.access import HEADERS, Guard, error_answer
 from tallystick.collector.admission import Admission
 from tallystick.collector.alerting import Alerting
 from tallystick.collector.apply import Applier
+from tallystick.collector.archive import LEFT_THE_TABLES
 from tallystick.collector.budgeting import Budgeting
 from tallystick.collector.forward import Forwarder
 from tallystick.collector.journal import Journal, Position
@@ -270,7 +271,7 @@ class Answers:
             name.removeprefix("dropped:"): count for name, count in counts.items() if name.startswith("dropped:")
         }
         accounted = counts.get("stored", 0) + counts.get("duplicates", 0) + sum(rejected.values())
-        accounted += dropped.get("retention", 0)
+        accounted += sum(counts.get(name, 0) for name in LEFT_THE_TABLES)
         applied_bytes = journal.bytes_between(journal.start, applied)
         return {
             "received_spans": counts.get("received", 0),
@@ -281,6 +282,7 @@ class Answers:
             "unaccounted_spans": counts.get("received", 0) - accounted,
             "dropped_records": counts.get("dropped_records", 0),
             "dropped": dropped,
+            "apps": _apps(counts),
             "duplicate_units": counts.get("duplicate_units", 0),
             "journal": {
                 "segments": journal.segment_count(), "bytes": journal.size_bytes(), "applied_bytes": applied_bytes,
@@ -290,6 +292,16 @@ class Answers:
             "prices": {"version": version, "age_days": age_days, "fault": self.prices.shelf.fault},
             "forward": self.forwarder.state() if self.forwarder else None,
         }  # fmt: skip
+
+
+def _apps(counts: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return each service's own equation: finished = spooled + dropped."""
+    services = {name.partition(":")[2] for name in counts if name.startswith(("spooled:", "lost:"))}
+    found = [(service, counts.get(f"spooled:{service}", 0), counts.get(f"lost:{service}", 0)) for service in services]
+    return [
+        {"service": service, "finished_calls": spooled + dropped, "spooled_calls": spooled, "dropped_records": dropped}
+        for service, spooled, dropped in sorted(found)
+    ]
 
 
 def application(receiver: Receiver, answers: Answers, settings: CollectorSettings) -> Guard:

@@ -42,6 +42,8 @@ WAL_BYTES = "64MB"
 IDENTITY_CHARS_MIN = 16
 """Some local servers number their responses (Ollama: chatcmpl-0 to chatcmpl-999); such an id names nothing for long."""
 TRACE_CALLS_MAX = 500
+SERVICES_MAX, OTHERS = 200, "(others)"
+"""So many services are counted by their names."""
 KEPT_DAYS = 35
 """A span that comes again counts once within so many days of its arrival, wherever its rows are by then."""
 HASHES = 1_000_000
@@ -384,7 +386,24 @@ class Store:
             "stored": len(packed.tables["attempts"]) + len(packed.tables["spans"]) + own_calls,
             "dropped_records": told, "dropped:by an app": told,
         })  # fmt: skip
+        self._count_apps(packed)
         return [(self._seen.spans, span_hashes), (self._seen.units, unit_hashes)]
+
+    def _count_apps(self, packed: Packed) -> None:
+        """Count by service what apps wrote down of their calls, and what they say that they could not."""
+        calls, spans = packed.tables["calls"], packed.tables["spans"]
+        found: Counter[tuple[str, str]] = Counter()
+        for each in calls.filter(_is_own(calls))["service"].value_counts().to_pylist():
+            found["spooled", each["values"] or ""] += each["counts"]
+        if packed.dropped_records:
+            for trace_id, span_id, service in zip(
+                *spans.select(["trace_id", "id", "service"]).to_pydict().values(), strict=True
+            ):
+                found["lost", service or ""] += packed.dropped_records.get((trace_id, span_id), 0)
+        known = {name for name in self.counters if name.startswith("spooled:")}
+        for (what, service), count in found.items():
+            is_one_of_few = f"spooled:{service}" in known or len(known) < SERVICES_MAX
+            packed.counts[f"{what}:{service if is_one_of_few else OTHERS}"] += count
 
     def _mark(self, hours: Iterable[int]) -> None:
         """Note, in the transaction that is under way, that rows of ``hours``, counted from 1970, have changed."""
@@ -409,14 +428,18 @@ class Store:
     def _note(self, counts: Counter[str], upto: Position) -> None:
         position = json.dumps([upto.segment, upto.offset])
         self._writer.execute("UPDATE meta SET value = ? WHERE key = 'applied'", [position]).fetchall()
-        for name, count in counts.items():
-            if not count or upto <= self.counted:
-                continue
-            if name in self.counters:
-                self._writer.execute("UPDATE counters SET count = count + ? WHERE name = ?", [count, name]).fetchall()
-            else:
-                self._writer.execute("INSERT INTO counters VALUES (?, ?)", [name, count]).fetchall()
-            self.counters[name] += count
+        told = {name: count for name, count in counts.items() if count} if upto > self.counted else {}
+        new = told.keys() - self.counters.keys()
+        if new:
+            self._run("INSERT INTO counters SELECT unnest(?::VARCHAR[]), 0", [sorted(new)])
+        if told:
+            sql = """
+                UPDATE counters SET count = counters.count + told.count
+                FROM (SELECT unnest(?::VARCHAR[]) AS name, unnest(?::BIGINT[]) AS count) AS told
+                WHERE counters.name = told.name
+            """
+            self._run(sql, [[*told], [*told.values()]])
+        self.counters.update(told)
 
     # Duplicates: looked for in columns; only when there may be one is anything looked at row by row
 
