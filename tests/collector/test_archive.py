@@ -145,7 +145,11 @@ def test_what_is_in_the_archive_and_still_in_the_journal_counts_once_in_a_rebuil
     move(tmp_path)
     shutil.rmtree(tmp_path / "data" / "journal")
     shutil.copytree(tmp_path / "kept", tmp_path / "data" / "journal")
+    (tmp_path / "data" / "tallystick.duckdb").unlink()
+    with running_collector(tmp_path, archive_days=1, retention_days=36_000) as running:  # it archives meanwhile, too
+        again = figures(running)
 
+    assert again == before
     assert rebuilt(tmp_path) == before
 
 

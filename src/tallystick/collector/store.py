@@ -338,7 +338,7 @@ class Store:
 
     def note(self) -> None:
         """Write the counters down beside the archive: the journal is about to lose what they are made of."""
-        self.archive.note(self.applied, self.counters)
+        self.archive.note(max(self.applied, self.counted), self.counters)
 
     @contextmanager
     def _moving(self) -> Iterator[None]:
