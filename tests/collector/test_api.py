@@ -210,6 +210,21 @@ def test_pages_hold_every_call_once_in_order(collector: Running, order: str) -> 
     assert paged == whole
 
 
+@pytest.mark.parametrize("order", ["-started_at", "started_at", "-cost_usd", "-latency_ms"])
+def test_pages_lead_back_the_way_they_came(collector: Running, order: str) -> None:
+    forth = [collector.ask("calls", order=order, limit=2)]
+    while forth[-1]["next_cursor"]:
+        forth.append(collector.ask("calls", order=order, limit=2, cursor=forth[-1]["next_cursor"]))
+    assert forth[0]["previous_cursor"] is None
+
+    page = forth[-1]
+    for before in reversed(forth[:-1]):
+        page = collector.ask("calls", order=order, limit=2, cursor=page["previous_cursor"])
+        assert page["rows"] == before["rows"]
+    assert page["previous_cursor"] is None
+    assert collector.ask("calls", order=order, limit=2, cursor=page["next_cursor"])["rows"] == forth[1]["rows"]
+
+
 def test_calls_without_a_price_cost_null_and_calls_without_a_unit_cost_nothing(collector: Running) -> None:
     rows = {row["outcome"] + row["model"]: row for row in collector.ask("calls")["rows"]}
 

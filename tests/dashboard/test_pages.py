@@ -248,6 +248,42 @@ def test_calls_are_paged_by_the_collectors_cursor(open_page: Open) -> None:
     assert len(second) == 50
     assert not set(first) & set(second)
 
+    [back] = [button for button in page.button if button.label == "Previous page"]
+    back.click().run()
+
+    assert page.query_params["cursor"] == "0"
+
+
+@pytest.mark.parametrize(("table", "by", "value"), [("sessions", "session", "s-1"), ("prompts", "prompt", "v3")])
+def test_calls_are_listed_by_session_and_by_prompt(
+    open_page: Open, answers: Answers, table: str, by: str, value: str
+) -> None:
+    answers.calls = [call(number, datetime.now(UTC), session="s-1", prompt="v3") for number in (1, 2)]
+
+    [frame] = open_page("calls", table=table).dataframe
+
+    assert frame.value[["label", "calls"]].to_numpy().tolist() == [[value, 2]]
+    assert frame.proto.alt == f"Calls by {by}, the dearest first"
+
+
+def test_a_call_shows_those_of_the_same_work_and_those_that_asked_the_same(open_page: Open, answers: Answers) -> None:
+    now = datetime.now(UTC)
+    answers.calls = [
+        call(1, now - timedelta(minutes=3), outcome="invalid_output"),
+        call(2, now - timedelta(minutes=2), chain=f"{1:016x}", link="re_ask", link_index=1, digest="d1"),
+        call(3, now - timedelta(minutes=1), digest="d1"),
+        call(4, now),
+    ]
+
+    page = open_page("calls", call=f"{2:016x}")
+
+    [linked] = [frame.value for frame in page.dataframe if frame.proto.alt == "Linked calls"]
+    assert linked[["how", "id"]].to_numpy().tolist() == [
+        ["the first of this work", f"{1:016x}"], ["the same request", f"{3:016x}"],
+    ]  # fmt: skip
+    assert "This one: re-asked for a usable answer." in shown(page)
+    assert "Linked calls" not in shown(open_page("calls", call=f"{4:016x}"))
+
 
 def test_calls_are_ordered_as_the_url_says(open_page: Open) -> None:
     costs = open_page("calls", order="-cost_usd").dataframe[0].value["cost_usd"].dropna().tolist()

@@ -174,3 +174,15 @@ def test_an_alert_that_somebody_has_seen_is_marked(collector: Running, open_page
 
     assert collector.ask("alerts")["rows"][0]["acked_at"]
     assert "Seen" not in [button.label for button in page.button]
+
+
+def test_a_calls_trace_is_shown_when_it_is_asked_for(collector: Running, open_page_of_any_collector: Open) -> None:
+    send(collector)
+    page = open_page_of_any_collector("calls", call="00000000000000a1")
+    assert "The trace, in the order of time" not in [frame.proto.alt for frame in page.dataframe]
+
+    page.toggle[0].set_value(True).run()
+
+    [trace] = [frame.value for frame in page.dataframe if frame.proto.alt == "The trace, in the order of time"]
+    assert trace["what"].tolist() == ["call", "attempt", "attempt"]
+    assert trace["ended"].tolist() == ["answered", "rate limit of the provider", "answered"]

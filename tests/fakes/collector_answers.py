@@ -567,7 +567,8 @@ class Answers:
             raise RefusedError(f"cursor={cursor} is not a cursor that this collector gave")
         at = int(cursor)
         following = str(at + limit) if at + limit < len(rows) else None
-        return {"rows": [_public(row) for row in rows[at : at + limit]], "next_cursor": following}
+        return {"rows": [_public(row) for row in rows[at : at + limit]], "next_cursor": following,
+                "previous_cursor": str(max(at - limit, 0)) if at else None}  # fmt: skip
 
     def _one(self, name: str) -> Row:
         for row in self.calls:

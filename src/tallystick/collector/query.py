@@ -115,6 +115,8 @@ ORDERS = {
     "-cost_usd": ("coalesce(cost_usd, -1)", "DESC", "?::DECIMAL(18, 12)"),
     "-latency_ms": ("coalesce(latency_ms, -1)", "DESC", "?::DOUBLE"),
 }
+ON, BACK = "on", "back"
+"""Which way a cursor of calls leads."""
 NAIVE_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 -- DuckDB's TIMESTAMP is naive, and UTC here
 
 
@@ -240,33 +242,40 @@ def failures(ask: Ask, params: Params, now: datetime) -> Json:
 
 
 def calls(ask: Ask, params: Params, now: datetime) -> Json:
-    """A page of calls; ``next_cursor`` leads to the next one, and is null on the last."""
+    """A page of calls; ``next_cursor`` and ``previous_cursor`` lead to its neighbours, null where there is none."""
     asked = _range(params, now, "order", "limit", "cursor")
     order = asked.rest.get("order", "-started_at")
     if order not in ORDERS:
         raise BadParameterError(f"order is {order!r}; one of {', '.join(ORDERS)}")
     limit = _integer(asked.rest, "limit", 50, 1, LIMIT_MAX)
+    cursor = asked.rest.get("cursor")
+    at, *ids = _opened(cursor, order) if cursor else [None]
+    is_back = bool(ids) and ids.pop() == BACK
     column, direction, opened = ORDERS[order]
+    if is_back:  # the page before is read from its end, and turned around
+        direction = "ASC" if direction == "DESC" else "DESC"
     where, values = asked.where, list(asked.values)
     following, within = ("<", ">=") if direction == "DESC" else (">", "<=")
-    if asked.rest.get("cursor"):
-        at, *ids = _opened(asked.rest["cursor"], order)
+    if cursor:
         where += f" AND ({column} {following} {opened} OR ({column} = {opened} AND (trace_id, id) {following} (?, ?)))"
         values += [at, at, *ids]
     # The place of the page's end first, from one column; then the rest of what lies within it.
     sql = f"SELECT {column} FROM calls WHERE {where} ORDER BY 1 {direction} LIMIT {limit + 1}"
     places = ask(sql, values)
     if not places:
-        return {"rows": [], "next_cursor": None}
+        return {"rows": [], "next_cursor": None, "previous_cursor": None}
     sql = f"""
         SELECT {", ".join(CALL.values())}, {column} FROM calls WHERE {where} AND {column} {within} ?
         ORDER BY {column} {direction}, trace_id {direction}, id {direction} LIMIT {limit + 1}
     """
     rows = ask(sql, [*values, places[-1][0]])
-    page = rows[:limit]
+    page, has_more = rows[:limit], len(rows) > limit
+    if is_back:
+        page.reverse()
     return {
         "rows": [_named(tuple(CALL), row) for row in page],
-        "next_cursor": _closed(page[-1], order) if len(rows) > limit else None,
+        "next_cursor": _closed(page[-1], order, ON) if is_back or has_more else None,
+        "previous_cursor": _closed(page[0], order, BACK) if (has_more if is_back else cursor) else None,
     }
 
 
@@ -675,9 +684,9 @@ def _day_start(day: date, zone: ZoneInfo) -> datetime:
 # Cursors
 
 
-def _closed(row: tuple[Any, ...], order: str) -> str:
+def _closed(row: tuple[Any, ...], order: str, way: str) -> str:
     at = (row[-1] - NAIVE_EPOCH) // timedelta(microseconds=1) if isinstance(row[-1], datetime) else row[-1]
-    text = json.dumps([order, format(Decimal(repr(at) if isinstance(at, float) else at), "f"), row[1], row[0]])
+    text = json.dumps([order, format(Decimal(repr(at) if isinstance(at, float) else at), "f"), row[1], row[0], way])
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
@@ -686,8 +695,8 @@ def _opened(cursor: str, order: str) -> list[Any]:
         opened = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except (ValueError, RecursionError, binascii.Error):
         opened = None
-    is_ours = isinstance(opened, list) and len(opened) == 4 and all(isinstance(part, str) for part in opened)
-    if not is_ours or opened[0] != order or not NUMBER.fullmatch(opened[1]):
+    is_ours = isinstance(opened, list) and len(opened) == 5 and all(isinstance(part, str) for part in opened)
+    if not is_ours or opened[0] != order or not NUMBER.fullmatch(opened[1]) or opened[4] not in {ON, BACK}:
         raise BadParameterError("cursor is not one that this question gave; begin again without it")
     return list(opened[1:])
 

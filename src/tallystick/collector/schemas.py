@@ -130,7 +130,7 @@ ANSWERS: Mapping[str, Schema] = {
         funnel=_object(**_all(COUNT, "first_try", "after_retry", "gave_up")),
         retry=_object(attempts_extra=COUNT, retry_after_asked_s=FLOAT, waited_s=FLOAT),
     ),
-    "calls": _object(rows=_rows(**CALL), next_cursor=WORD),
+    "calls": _object(rows=_rows(**CALL), next_cursor=WORD, previous_cursor=WORD),
     "units": _object(
         rows=_rows(**UNIT, **WHOSE, trace_id=TEXT, call_id=TEXT, position=COUNT), next_cursor=WORD,
     ),

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 
 import streamlit as st
 
 from tallystick.dashboard import charts, figures, frames, parts, words
-from tallystick.dashboard.view import View
+from tallystick.dashboard.view import View, iso
 from tallystick.errors import CollectorRefusedError
+
+CELL = 32
+MILLISECOND = timedelta(milliseconds=1)
 
 
 def show() -> None:
@@ -38,7 +42,9 @@ def _body(shown: View) -> None:
     _receipts(answer["units"], row, shown)
     _attempts(answer["attempts"], row)
     _tokens(row)
+    _linked(row, shown)
     _facts(row)
+    _trace(row)
     parts.footer(ledger, shown)
 
 
@@ -199,3 +205,77 @@ def _facts(row: Mapping[str, Any]) -> None:
     st.markdown("**Where it came from**")
     table = [{"what": name, "value": words.clean(str(value), 300)} for name, value in facts]
     st.dataframe(frames.table(table, ("what", "value")), hide_index=True, height="content", alt="Tags")
+
+
+LINKED_WITHIN = timedelta(days=1)
+"""Calls further away than this are not looked for: what is read is bounded by it."""
+LINKED_MAX = 20
+LINKED = {"when": "when", "how": "how", "model": "model", "outcome": "outcome", "cost_usd": "cost", "id": "id"}
+
+
+def _linked(row: Mapping[str, Any], shown: View) -> None:
+    """Show the calls that are the same piece of work, and those that asked the same."""
+    at = datetime.fromisoformat(row["started_at"])
+    near = {
+        "start": iso(at - LINKED_WITHIN),
+        "end": iso(at + LINKED_WITHIN),
+        "order": "started_at",
+        "limit": LINKED_MAX,
+    }
+    found: dict[str, dict[str, Any]] = {}
+    for name in ("digest", "chain"):
+        if row[name]:
+            answer = parts.ask_kept("calls", {**near, name: row[name]})
+            found |= {other["id"]: {**other, "how": _how(other, row)} for other in answer["rows"]}
+    found.pop(row["id"], None)
+    if not found and row["link"] is None:
+        return
+    st.markdown("**Linked calls**")
+    if row["link"]:
+        st.caption(f"This one: {words.escape(words.LINKS.get(row['link'], row['link']))}.")
+    rows = sorted(found.values(), key=lambda other: str(other["started_at"]))
+    table = [
+        {
+            "when": words.clock(other["started_at"], shown.zone, shown.now), "how": other["how"],
+            "model": words.clean(other["model"] or words.NONE, CELL), "outcome": words.outcome(other["outcome"]),
+            "cost_usd": None if words.is_untold(other) else other["cost_usd"], "id": other["id"],
+        }
+        for other in rows
+    ]  # fmt: skip
+    place = parts.table(table, LINKED, {"cost_usd": frames.usd}, "Linked calls", "linked")
+    st.caption("Of a day before and after. A click on a row opens the call.")
+    if place is not None:
+        st.query_params["call"] = rows[place]["id"]
+        st.rerun()
+
+
+def _how(other: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    if other["chain"] != row["chain"]:
+        return "the same request"
+    return words.LINKS.get(other["link"], words.clean(other["link"])) if other["link"] else "the first of this work"
+
+
+def _trace(row: Mapping[str, Any]) -> None:
+    """Show the whole trace when the reader asks for it: it is looked for in all that is stored."""
+    if not st.toggle("Show its trace", key=f"trace {row['id']}"):
+        return
+    trace = parts.ask_kept(f"traces/{row['trace_id']}", {})
+    begun = min(each["started_at"] for kind in ("calls", "attempts", "spans") for each in trace[kind])
+    table = [
+        {
+            "after": (datetime.fromisoformat(each["started_at"]) - datetime.fromisoformat(begun)) / MILLISECOND,
+            "what": kind.removesuffix("s"), "name": words.clean(str(_name(each)), 80),
+            "took": each["latency_ms"] if kind == "calls" else each["duration_ms"],
+            "ended": words.outcome(each["outcome"]) if kind != "spans" else "",
+        }
+        for kind in ("calls", "attempts", "spans") for each in trace[kind]
+    ]  # fmt: skip
+    table.sort(key=lambda each: each["after"])
+    columns = {"after": "after", "what": "what", "name": "name", "took": "took", "ended": "ended"}
+    parts.table(table, columns, dict.fromkeys(("after", "took"), words.duration), "The trace, in the order of time")
+
+
+def _name(each: Mapping[str, Any]) -> object:
+    if "model" in each:
+        return f"{each['operation'] or 'call'} {each['model'] or ''}"
+    return each.get("name") or f"attempt {each['number'] + 1}, status {each['status'] or 'none'}"

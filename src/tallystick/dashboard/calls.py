@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from tallystick.dashboard import call, frames, parts, words
+from tallystick.dashboard import call, figures, frames, pages, parts, words
 from tallystick.dashboard.view import View
 
 PAGE_SIZE = 50
@@ -31,11 +31,15 @@ def _body(shown: View) -> None:
         parts.nothing(shown, ledger)
         parts.footer(ledger, shown)
         return
+    if shown.table != "calls":
+        _groups(shown)
+        parts.footer(ledger, shown)
+        return
     asked = {**shown.question(), "order": shown.order, "limit": PAGE_SIZE, "cursor": shown.cursor}
     answer = ask("calls", asked)
     st.markdown(words.escape(_headline(now), 300))
     _table(answer["rows"], shown)
-    _paging(answer["next_cursor"], shown)
+    _paging(answer, shown)
     parts.footer(ledger, shown)
 
 
@@ -118,11 +122,43 @@ def _row(row: dict[str, Any], shown: View) -> dict[str, Any]:
     }
 
 
-def _paging(following: str | None, shown: View) -> None:
+def _paging(answer: dict[str, Any], shown: View) -> None:
+    ways = (
+        ("First page", ":material/first_page:", None, shown.cursor is not None),
+        ("Previous page", ":material/chevron_left:", answer["previous_cursor"], bool(answer["previous_cursor"])),
+        ("Next page", ":material/chevron_right:", answer["next_cursor"], bool(answer["next_cursor"])),
+    )
     with st.container(horizontal=True):
-        if shown.cursor and st.button("First page", icon=":material/first_page:"):
-            st.query_params.pop("cursor", None)
-            st.rerun()
-        if following and st.button("Next page", icon=":material/chevron_right:"):
-            st.query_params["cursor"] = following
-            st.rerun()
+        for label, icon, cursor, is_there in ways:
+            if is_there and st.button(label, icon=icon):
+                if cursor:
+                    st.query_params["cursor"] = cursor
+                else:
+                    st.query_params.pop("cursor", None)
+                st.rerun()
+
+
+GROUPS = {"sessions": "session", "prompts": "prompt"}
+GROUPS_MAX = 200
+GROUP_COLUMNS = {
+    "label": "", "calls": "calls", "failed": "failed", "spend_usd": "spend", "per_call_usd": "per call",
+    "input_tokens": "tokens in", "output_tokens": "tokens out", "latency_ms_p50": "took (median)",
+}  # fmt: skip
+GROUP_NUMBERS = {
+    **dict.fromkeys(("calls", "failed", "input_tokens", "output_tokens"), frames.count),
+    **dict.fromkeys(("spend_usd", "per_call_usd"), frames.usd),
+    "latency_ms_p50": words.duration,
+}
+
+
+def _groups(shown: View) -> None:
+    """List the sessions or the versions of prompts, the dearest first; a click opens the calls of one."""
+    by = GROUPS[shown.table]
+    answer = parts.ask_kept("groups", {**parts.by_minutes(shown), "by": by, "limit": GROUPS_MAX})
+    groups = figures.groups(answer["rows"])
+    table = [{name: getattr(group, name) for name in GROUP_COLUMNS} for group in groups]
+    named = {**GROUP_COLUMNS, "label": by}
+    place = parts.table(table, named, GROUP_NUMBERS, f"Calls by {by}, the dearest first", shown.table, 14)
+    st.caption(f"A click on a row opens its calls; the {words.plural(len(groups), by)} that cost most.")
+    if place is not None:
+        pages.go("calls", shown.link(**{by: groups[place].key or ""}))

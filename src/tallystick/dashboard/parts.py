@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import streamlit as st
@@ -14,7 +14,7 @@ import streamlit as st
 from tallystick.client import Collector
 from tallystick.dashboard import figures, frames, words
 from tallystick.dashboard.theme import Palette
-from tallystick.dashboard.view import DIMENSIONS, ORDERS, RANGES, TAG, View, iso, kept, read_view
+from tallystick.dashboard.view import DIMENSIONS, ORDERS, RANGES, TABLES, TAG, View, iso, kept, read_view
 from tallystick.errors import CollectorRefusedError, CollectorUnreachableError
 from tallystick.model.failures import Outcome
 from tallystick.model.places import collector_url
@@ -49,8 +49,8 @@ def by_minutes(shown: View) -> dict[str, Any]:
     """Return range and filters; a range that moves with the clock moves by minutes, so that answers can be kept."""
     if shown.range is None:
         return shown.question()
-    edges = {"start": shown.start, "end": shown.end}
-    return shown.question() | {name: iso(at.replace(second=0, microsecond=0)) for name, at in edges.items()}
+    start, end = (at.replace(second=0, microsecond=0) for at in (shown.start, shown.end))
+    return shown.question() | {"start": iso(start), "end": iso(end + timedelta(minutes=1))}
 
 
 def utc_now() -> datetime:
@@ -121,7 +121,7 @@ def trouble() -> Iterator[None]:
 
 
 def controls(shown: View, *, by: bool = False, order: bool = False) -> None:
-    """Show range, grouping or order, and filters in one line, and the set filters as chips below it."""
+    """Show range, grouping or list and order, and filters in one line, and the set filters as chips below it."""
     for complaint in shown.complaints:
         st.warning(words.escape(complaint, 400), icon=":material/link_off:")
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
@@ -129,6 +129,8 @@ def controls(shown: View, *, by: bool = False, order: bool = False) -> None:
         if by:
             _by_control(shown)
         if order:
+            _table_control(shown)
+        if order and shown.table == "calls":
             _order_control(shown)
         _filter_control(shown)
     if shown.range is None:
@@ -184,6 +186,18 @@ def _tags(shown: View) -> list[str]:
         return [TAG + row["value"] for row in ask_kept("dimensions", {**asked, "name": "tag"})["rows"]]
     except (CollectorUnreachableError, CollectorRefusedError):
         return []  # the page itself says so
+
+
+def _table_control(shown: View) -> None:
+    st.session_state["pick_table"] = shown.table
+    st.segmented_control(
+        "List",
+        list(TABLES),
+        key="pick_table",
+        label_visibility="collapsed",
+        format_func=lambda name: TABLES[name].capitalize(),
+        on_change=changed("table"),
+    )
 
 
 def _order_control(shown: View) -> None:

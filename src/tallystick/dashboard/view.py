@@ -40,6 +40,8 @@ FILTERS = (
     "link",
 )
 GROUPABLE = tuple(name for name in FILTERS if name != "cost_status")
+TABLES = {"calls": "calls", "sessions": "sessions", "prompts": "prompt versions"}
+"""What Calls lists; all but calls are groups of them."""
 ORDERS = {
     "-started_at": "newest first",
     "started_at": "oldest first",
@@ -68,6 +70,8 @@ class View:
     filters: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     order: str = ORDER_DEFAULT
     cursor: str | None = None
+    table: str = "calls"
+    """Calls: what is listed, one of `TABLES`."""
     call: str | None = None
     at: datetime | None = None
     """Spend: the start of the bar whose cause is shown."""
@@ -150,6 +154,7 @@ def read_view(params: Mapping[str, Sequence[str]], now: datetime, viewer_zone: s
         filters=_filters(params),
         order=_known(params, "order", ORDER_DEFAULT, tuple(ORDERS), complaints),
         cursor=_last(params, "cursor"),
+        table=_known(params, "table", "calls", tuple(TABLES), complaints),
         call=_last(params, "call"),
         at=_moment(params, "at", zone, complaints),
         to=_last(params, "to"),

@@ -229,6 +229,14 @@ ALERT_STATES = {
 }
 
 
+LINKS = {
+    "retry": "asked again by the app",
+    "fallback": "fallback to another model",
+    "re_ask": "re-asked for a usable answer",
+}
+"""How a call goes on from another, in words."""
+
+
 WASTE = {
     "timeouts": "no answer in time",
     "abandoned": "stream closed, cancelled or broken",
