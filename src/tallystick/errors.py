@@ -219,6 +219,11 @@ class DeliveryError(TallystickError):
 class DeliveryRefusedError(DeliveryError):
     """The receiver refuses for good: the URL is wrong, revoked or does not take this message."""
 
+    def __init__(self, reason: str, *, word: str = "") -> None:
+        super().__init__(reason)
+        self.word = word
+        """The receiver's own word for it, where it has one."""
+
 
 class DeliveryDelayedError(DeliveryError):
     """The receiver is out for now; ``retry_after_s`` is what it asked for, in seconds, or None."""

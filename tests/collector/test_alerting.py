@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +20,14 @@ CENTS = {"input_tokens": 0, "output_tokens": 100_000}  # 1.5 USD
 def config(slack: FakeSlack | None, **budget: Any) -> str:
     keys = {"name": "'chat'", "limit_usd": 10, "scope": "{ feature = 'chat' }", "window": "'month'", **budget}
     url = f"slack_webhook_url = '{slack.url}'" if slack else ""
-    lines = ["[alerts]", "every_ms = 20", url, "[[budget]]", *(f"{key} = {value}" for key, value in keys.items())]
+    lines = [
+        "[alerts]",
+        "every_ms = 20",
+        "watch = []",
+        url,
+        "[[budget]]",
+        *(f"{key} = {value}" for key, value in keys.items()),
+    ]
     return "\n".join(lines)
 
 
@@ -215,3 +223,28 @@ def test_the_message_of_a_budget_that_blocks_says_so(tmp_path: Path) -> None:
         (message,) = slack.wait_for(1)
 
     assert "Calls that do not fit are refused before they are sent." in message["text"]
+
+
+def test_the_first_refusal_tells_that_the_limit_is_reached_though_less_was_spent(tmp_path: Path) -> None:
+    budget = {"limit_usd": 2, "action": "'block'", "thresholds": [0.5, 1.0]}
+    with running_slack() as slack, running_collector(tmp_path, config(slack, **budget)) as running:
+        spend(running)
+        slack.wait_for(1)
+        assert reserve(running, "a", "9")["admitted"] is False, "what can never fit says nothing of the limit"
+        assert reserve(running, "b", "0.75")["admitted"] is False
+        _, told = slack.wait_for(2)
+        assert reserve(running, "c", "0.75")["admitted"] is False
+        until(lambda: [state for _, state in states(running)] == ["delivered"] * 2, "it is not there")
+
+    assert "75 % of $2.00 spent this month (Limit reached)" in told["text"]
+    assert "refused 1 call that had no room" in str(told["blocks"])
+    assert "$1.50 spent + $0 reserved + $0.750 at most = $2.25 of $2.00" in str(told["blocks"])
+
+
+def reserve(running: Running, name: str, usd: str) -> dict[str, Any]:
+    body = {"id": name.encode().hex().zfill(8), "dimensions": {"feature": "chat"}, "usd": usd}
+    _, _, answer = running.request(
+        "POST", "/api/v1/reservations", json.dumps(body).encode(), content_type="application/json"
+    )
+    found: dict[str, Any] = json.loads(answer)
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fakes.collector import Running, otlp_call, otlp_unit, running_collector, until
+from fakes.collector import Running, merged, otlp_call, otlp_unit, running_collector, until
 from fakes.slack import FakeSlack, running_slack
 from tallystick.alerts.webhook import signature
 from tallystick.cli import main
@@ -20,6 +21,7 @@ from tallystick.collector import alerting
 from tallystick.collector.settings import load
 
 USAGE = {"input_tokens": 0, "output_tokens": 100_000}  # 1.5 USD
+CENTS = {"input_tokens": 0, "output_tokens": 1000}
 
 
 @pytest.fixture(autouse=True)
@@ -204,3 +206,43 @@ def test_an_outage_of_one_channel_does_not_double_the_other(tmp_path: Path) -> N
             assert len(slack.messages) == 1
     finally:
         hook.server.server_close()
+
+
+def test_each_notice_tells_the_amount_the_pace_whose_calls_they_are_and_the_dearest(tmp_path: Path) -> None:
+    failed = [otlp_call(outcome="overloaded", tallystick__feature=f"f{n % 4}") for n in range(30)]
+    dear = otlp_call(usage=USAGE, tallystick__feature="f9")
+    with running_slack() as slack, running_collector(tmp_path, config(slack)) as running:
+        running.send(merged(*failed, dear))
+        [message] = slack.wait_for(1)
+        told = json.dumps(message, ensure_ascii=False)
+
+    assert "% of the calls to anthropic fail" in told
+    assert re.search(r"Behind it\*\\n\d\d calls, \$1.50 \(\d+, \$9.00 per hour\)", told)
+    assert "1. feature `f9`: $1.50 (1 call)" in told
+    assert len(re.findall(r"\\n\d\. feature", told)) == 3
+    assert "Dearest call: $1.50" in told
+
+
+def test_a_forecast_is_told_of_a_group_and_a_burn_rate_of_a_rolling_window(tmp_path: Path) -> None:
+    budgets = """
+watch = ["forecast", "burn_rate"]
+[[budget]]
+name = "each user"
+limit_usd = 5
+window = "month"
+thresholds = [1.0]
+group_by = ["user"]
+[[budget]]
+name = "lately"
+limit_usd = 5
+window = "rolling 24h"
+thresholds = [1.0]
+scope = { user = "u1" }
+"""
+    with running_collector(tmp_path, config(None, budgets)) as running:
+        running.send(otlp_call(usage=USAGE, user__id="u1"), otlp_call(usage=CENTS, user__id="u2"))
+        until(lambda: len(kinds(running)) >= 3, "not all are told")
+        time.sleep(0.2)
+        assert sorted(kinds(running)) == [
+            ("burn_rate", "each user (u1)"), ("burn_rate", "lately"), ("forecast", "each user (u1)"),
+        ]  # fmt: skip

@@ -76,6 +76,14 @@ action = "downgrade:gpt-4o-mini"
 wait = 10
 
 [[budget]]
+name = "capped"
+limit_usd = 0.05
+scope = { feature = "capped" }
+action = "block"
+on_unbounded = "cap"
+wait = 10
+
+[[budget]]
 name = "three calls"
 limit_calls = 3
 scope = { feature = "counted" }
@@ -458,6 +466,18 @@ def test_a_call_without_a_bound_or_a_price_is_refused(app: Guarded, oai: openai.
         with tallystick.tags(feature="strict"), pytest.raises(BudgetExceededError, match="not sent"):
             oai.chat.completions.create(**asked)
     assert app.provider.requests() == []
+
+
+def test_an_answer_that_nothing_bounds_is_capped_where_a_budget_says_so(app: Guarded, oai: openai.OpenAI) -> None:
+    endless = {"model": "ft:gpt-4o-mini-2024-07-18:me::1", "messages": ASKED["messages"]}
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    with tallystick.tags(feature="capped"):
+        oai.chat.completions.create(**endless)
+        with pytest.raises(BudgetExceededError, match="not sent"):
+            oai.chat.completions.create(**{**ASKED, "messages": [{"role": "user", "content": [image]}]})
+    [request] = app.provider.requests()
+    assert request["body"]["max_completion_tokens"] == 4096
+    assert "max_completion_tokens" not in endless
 
 
 # --- without a collector -------------------------------------------------------------

@@ -213,7 +213,8 @@ def torment(scene: Scene, given: argparse.Namespace, fail: str) -> None:
     rng = random.Random(scene.seed)
     collector = start_collector(scene, fail)
     # As on any machine where a process has run before: who starts knows the rules that were in force.
-    Copy(scene.folder / "spool", scene.collector).write(asked(f"{scene.collector}/api/v1/guard"))
+    rules = {**asked(f"{scene.collector}/api/v1/guard"), "lease_s": LEASE_S}
+    Copy(scene.folder / "spool", scene.collector).write(rules)
     scene.until_s = time.time() + given.seconds
     running = {fork(scene, number) for number in range(given.processes)}
     numbers = given.processes

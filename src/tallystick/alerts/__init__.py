@@ -1,6 +1,8 @@
 """Budgets' alerts: decided purely, then written and delivered."""
 
-from tallystick.alerts.decide import Alert, due_alert
+from tallystick.alerts.bot import SlackBot
+from tallystick.alerts.clicks import Clicks
+from tallystick.alerts.decide import Alert, Refused, due_alert
 from tallystick.alerts.deliver import Slack, next_try_at
 from tallystick.alerts.others import Others
 from tallystick.alerts.slack import (
@@ -12,6 +14,7 @@ from tallystick.alerts.slack import (
     late,
     notice_message,
     repeated,
+    resolved_message,
     slack_message,
 )
 from tallystick.alerts.watch import KINDS, Notice
@@ -20,13 +23,16 @@ from tallystick.alerts.webhook import Webhook
 __all__ = [
     "KINDS",
     "Alert",
+    "Clicks",
     "Context",
     "Contributor",
     "DearestCall",
     "Message",
     "Notice",
     "Others",
+    "Refused",
     "Slack",
+    "SlackBot",
     "Webhook",
     "combined",
     "due_alert",
@@ -34,5 +40,6 @@ __all__ = [
     "next_try_at",
     "notice_message",
     "repeated",
+    "resolved_message",
     "slack_message",
 ]

@@ -13,6 +13,20 @@ if TYPE_CHECKING:
     from tallystick.model.windows import Window
 
 
+REACHED = Decimal(1)
+"""The share at which a limit is reached."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """The calls that a budget refused in a window because they did not fit, and the sum of the last of them."""
+
+    calls: int
+    spent: Decimal
+    reserved: Decimal
+    needed: Decimal
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alert:
     """A threshold of ``budget`` that was crossed in ``window``."""
@@ -23,6 +37,12 @@ class Alert:
     """The share of the limit that was crossed; 0.8 is 80 %."""
     spent: Decimal
     """What was spent in the window when the alert became due, in the budget's unit."""
+    refused: Refused | None = None
+
+    @property
+    def is_limit(self) -> bool:
+        """Whether the limit is reached: by what was spent, or because calls that would have passed it are refused."""
+        return self.share >= REACHED or self.refused is not None
 
     @property
     def limit(self) -> Decimal:
@@ -35,13 +55,23 @@ class Alert:
         return self.spent / self.limit
 
 
-def due_alert(budget: Budget, window: Window, spent: Decimal, told: Collection[Decimal]) -> Alert | None:
+def due_alert(
+    budget: Budget, window: Window, spent: Decimal, told: Collection[Decimal], refused: Refused | None = None
+) -> Alert | None:
     """Return the alert that is due for ``budget`` in ``window``, or None.
 
     ``told`` are the thresholds already announced in this window.  When one batch jumps over several thresholds only
     the highest is due: one message, not three.  Spend that falls again, because a price was corrected, tells nothing.
+    A budget that refuses never spends its limit to the last cent, so its first refusal reaches the threshold 1.
     """
-    crossed = [share for share in budget.thresholds if spent >= share * budget.limit]
+    crossed = [
+        share
+        for share in budget.thresholds
+        if spent >= share * budget.limit or (refused is not None and share <= REACHED)
+    ]
     if not crossed or max(crossed) <= max(told, default=Decimal(0)):
         return None
-    return Alert(budget=budget, window=window, threshold=max(crossed), spent=spent)
+    is_refusal = refused is not None and max(crossed) >= REACHED
+    return Alert(
+        budget=budget, window=window, threshold=max(crossed), spent=spent, refused=refused if is_refusal else None
+    )

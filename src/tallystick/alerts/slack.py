@@ -45,6 +45,8 @@ class Contributor:
     value: str
     """Empty for the calls without one."""
     spend_usd: Decimal
+    calls: int | None = None
+    """Told where a sum of money says little, as of calls that fail."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +69,8 @@ class Context:
     """Where the dashboard is served, without a path; None leaves the links out."""
     pace_per_hour: Decimal | None = None
     """What went in the last hour (or in the window, when it is younger), in the budget's unit; None when not known."""
+    behind: str | None = None
+    """How many calls a notice is about, what they cost, and the pace."""
     contributors: tuple[Contributor, ...] = ()
     """Dearest first; the first three are shown."""
     dearest_call: DearestCall | None = None
@@ -82,6 +86,8 @@ class Message:
 
     text: str
     blocks: tuple[Block, ...]
+    stands_alone: bool = False
+    """Whether it is of no single alert, so that no message of an alert can be changed into it."""
 
 
 def slack_message(alert: Alert, context: Context) -> Message:
@@ -102,11 +108,29 @@ def slack_message(alert: Alert, context: Context) -> Message:
     return Message(text=told.fallback(), blocks=blocks)
 
 
+def resolved_message(alert: Alert, context: Context) -> Message:
+    """Return the message that the window of ``alert``, whose limit was reached, is over and another one has begun."""
+    told = _Told(alert, context)
+    budget = alert.budget
+    name = _plain(budget.name)
+    header = f"✅ {name}: a new {budget.window} has begun"
+    spent = f"{told.spent()} were spent {told.when()}"
+    goes = "Calls go again." if budget.enforces else "It counts from 0 again."
+    blocks = (
+        {"type": "header", "text": {"type": "plain_text", "text": header, "emoji": True}},
+        _section(f"*Resolved:* {spent}, and the limit was reached. {goes}"),
+        *([_section(links)] if (links := told.links()) else []),
+        {"type": "context", "elements": [_mrkdwn(told.footing())]},
+    )
+    return Message(text=f"{header}. {spent}. {goes}", blocks=blocks)
+
+
 def notice_message(notice: Notice, context: Context) -> Message:
     """Return the message that tells ``notice``; names are shown as in `slack_message`."""
     emoji = "🚨" if notice.is_urgent else "⚠️"
     title = f"{emoji} {_plain(notice.title, HEADER_CHARS_MAX - 10)}"
     figures = [(_plain(name), _plain(value)) for name, value in notice.figures]
+    figures += [("Behind it", _plain(context.behind, SECTION_CHARS_MAX))] if context.behind else []
     parts = [_section(_plain(notice.todo, SECTION_CHARS_MAX))] if notice.todo else []
     if found := _contributions(context):
         parts.append(_section("\n".join(["*Where it went*", *found])))
@@ -125,12 +149,16 @@ def notice_message(notice: Notice, context: Context) -> Message:
 
 def _contributions(context: Context) -> list[str]:
     lines = [
-        f"{number}. {_filter(one.dimension, one.value)}: {show_usd(one.spend_usd)}"
+        f"{number}. {_filter(one.dimension, one.value)}: {show_usd(one.spend_usd)}{_of_calls(one)}"
         for number, one in enumerate(context.contributors[:SHOWN_MAX], start=1)
     ]
     if call := context.dearest_call:
         lines.append(f"Dearest call: {show_usd(call.cost_usd)}, {_code(call.model)}, {_code(call.id)}")
     return lines
+
+
+def _of_calls(one: Contributor) -> str:
+    return "" if one.calls is None else f" ({one.calls:,} {'call' if one.calls == 1 else 'calls'})"
 
 
 def _notice_link(notice: Notice, context: Context) -> str:
@@ -161,7 +189,11 @@ def combined(messages: Sequence[Message], dashboard_url: str | None) -> Message:
     ]
     if base:
         blocks.append(_section(f"<{_escape(f'{base}/budgets')}|Open the alerts>"))
-    return Message(text=f"{len(messages)} alerts at once: {'; '.join(lines)}"[:SECTION_CHARS_MAX], blocks=tuple(blocks))
+    return Message(
+        text=f"{len(messages)} alerts at once: {'; '.join(lines)}"[:SECTION_CHARS_MAX],
+        blocks=tuple(blocks),
+        stands_alone=True,
+    )
 
 
 def repeated(message: Message) -> Message:
@@ -182,7 +214,7 @@ def late(message: Message, written_at: datetime, now: datetime) -> Message:
         return message
     note = f"(late: written {written_at.astimezone(UTC):%a %d %b %H:%M} UTC, {_duration(waited)} ago)"
     mark: Block = {"type": "context", "elements": [_mrkdwn(note)]}
-    return Message(text=f"{note} {message.text}", blocks=(message.blocks[0], mark, *message.blocks[1:]))
+    return replace(message, text=f"{note} {message.text}", blocks=(message.blocks[0], mark, *message.blocks[1:]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,18 +227,31 @@ class _Told:
     def header(self) -> str:
         """Return ``chat: 80 % of $10.00 spent today``; the name gives way when it is too long."""
         emoji, _ = _level(self.alert)
-        rest = f": {_percent(self.alert.share)} % of {self._shown(self.alert.limit)} spent {self._when()}"
+        rest = f": {_percent(self.alert.share)} % of {self._shown(self.alert.limit)} spent {self.when()}"
         room = HEADER_CHARS_MAX - _size(f"{emoji} {rest}")
         return f"{emoji} {_plain(self.alert.budget.name, min(room, NAME_CHARS_MAX))}{rest}"
 
     def opening(self) -> str:
         _, level = _level(self.alert)
         threshold = f"{_exact_percent(self.alert.threshold)} %"
+        if (refused := self.alert.refused) is not None:
+            calls = f"{refused.calls:,} {'call' if refused.calls == 1 else 'calls'}"
+            sum_ = refused.spent + refused.reserved + refused.needed
+            return (
+                f"*{level}:* budget {_code(self.alert.budget.name)} refused {calls} that had no room. The last one: "
+                f"{self._shown(refused.spent)} spent + {self._shown(refused.reserved)} reserved + "
+                f"{self._shown(refused.needed)} at most = {self._shown(sum_)} of {self._shown(self.alert.limit)}. "
+                f"{self._scope()}"
+            )
         return f"*{level}:* budget {_code(self.alert.budget.name)} passed {threshold} of its limit. {self._scope()}"
+
+    def spent(self) -> str:
+        alert = self.alert
+        return f"{self._shown(alert.spent)} of {self._shown(alert.limit)} ({_percent(alert.share)} %)"
 
     def figures(self) -> list[tuple[str, str]]:
         alert, left = self.alert, self.alert.limit - self.alert.spent
-        spent = f"{self._shown(alert.spent)} of {self._shown(alert.limit)} ({_percent(alert.share)} %)"
+        spent = self.spent()
         rest = ("Over by", self._shown(-left)) if left < 0 else ("Left", self._shown(left))
         if self._is_late():
             return [("Spent", spent), rest, ("Window", f"over since {self._stamp(alert.window.end)}")]
@@ -235,7 +280,7 @@ class _Told:
         )
         if self._is_late():
             return "*What happens now:* nothing; the window is over, and this message could not be delivered before."
-        when = "What happens now" if self.alert.share >= 1 else "What happens at 100 %"
+        when = "What happens now" if self.alert.is_limit else "What happens at 100 %"
         return f"*{when}:* {self._consequence()} {following}"
 
     def links(self) -> str:
@@ -279,7 +324,7 @@ class _Told:
     def _is_late(self) -> bool:
         return self.alert.budget.rolling is None and self.context.at >= self.alert.window.end
 
-    def _when(self) -> str:
+    def when(self) -> str:
         budget, window = self.alert.budget, self.alert.window
         if budget.rolling is not None:
             return f"in {budget.rolling // timedelta(hours=1)} h"
@@ -331,7 +376,7 @@ class _Told:
 
 def _level(alert: Alert) -> tuple[str, str]:
     """Return emoji and word: the level is never told by a colour alone."""
-    if alert.share >= 1:
+    if alert.is_limit:
         return "🚨", "Limit reached"
     return ("⚠️", "Warning") if alert.threshold >= Decimal("0.75") else ("🔔", "Heads-up")
 

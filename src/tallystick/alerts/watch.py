@@ -228,10 +228,11 @@ def burn_rate(budget: Budget, window: Window, fast: Decimal, slow: Decimal) -> N
     if fast < BURN_FAST_TIMES * even_fast or slow < BURN_SLOW_TIMES * even_slow:
         return None
     length = window.end - window.start
+    rolled = str(int(window.end.timestamp() // length.total_seconds()))
     return Notice(
         kind="burn_rate",
         subject=budget.name,
-        period=window.start.isoformat(),
+        period=window.start.isoformat() if budget.rolling is None else rolled,
         title=f"{budget.name} burns at {fast / even_fast:.0f} times the pace that its limit can bear",
         figures=(
             (f"In the last {_length(length / BURN_FAST)}", _shown(fast, budget)),

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from tallystick.alerts import (
     Alert,
+    Clicks,
     Context,
     Contributor,
     DearestCall,
@@ -28,6 +29,7 @@ from tallystick.alerts import (
     Notice,
     Others,
     Slack,
+    SlackBot,
     Webhook,
     combined,
     due_alert,
@@ -35,16 +37,19 @@ from tallystick.alerts import (
     next_try_at,
     notice_message,
     repeated,
+    resolved_message,
     slack_message,
 )
+from tallystick.alerts.decide import REACHED
 from tallystick.alerts.watch import URGENT
 from tallystick.collector import query
 from tallystick.collector.apply import Applier
 from tallystick.collector.journal import Journal, Position
 from tallystick.collector.settings import AlertSettings, Settings
 from tallystick.collector.watching import Watching
-from tallystick.errors import DeliveryDelayedError, DeliveryRefusedError, SettingsError, StoreError
-from tallystick.model.budgets import Budget
+from tallystick.errors import DeliveryDelayedError, DeliveryRefusedError, SettingsError, StoreError, TallystickError
+from tallystick.model.budgets import Budget, is_dimension
+from tallystick.model.money import show_usd
 from tallystick.model.segment import Kind
 from tallystick.model.windows import Window, window_at
 
@@ -57,9 +62,18 @@ CONTRIBUTING = ("feature", "user", "model")
 APPLIED_S = 30.0
 STOP_S = 2.0
 WATCH_EVERY = timedelta(seconds=15)
+BEHIND = {
+    "auth": timedelta(minutes=10), "failures": timedelta(minutes=10), "unpriced": timedelta(days=1),
+    "silent": timedelta(days=7), "anomaly": HOUR, "forecast": HOUR, "burn_rate": HOUR,
+}  # fmt: skip
+"""How far back the calls go that a notice is about; those of no calls are left out."""
+RESOLVED = "resolved"
+RESOLVED_WITHIN = timedelta(days=1)
+"""How late it is still told that a window is over."""
 AT_ONCE_MAX = 5
 """When more than so many alerts are due, one message tells of all."""
 TEST = Message(
+    stands_alone=True,
     text="Tallystick: this is a test. Alerts about budgets will come here.",
     blocks=(
         {
@@ -107,6 +121,7 @@ class Alerting:
         applier: Applier,
         budgets: Callable[[], Sequence[Budget]],
         prices: Callable[[], tuple[str, int | None]],
+        raise_limit: Callable[[str], str],
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self.budgets = budgets
@@ -116,7 +131,9 @@ class Alerting:
         self.every_s = settings.alerts.every_ms / 1000
         self.dashboard_url = settings.alerts.dashboard_url
         self.quiet = settings.alerts.is_quiet
+        self.raise_limit = raise_limit
         self._channels = _channels(settings.alerts)
+        self._clicks = self._bot(settings.alerts)
         self.watching = Watching(self._ask, settings.alerts.watch, prices)
         self._watched_at = datetime.min.replace(tzinfo=UTC)
         self._noticed: set[str] = set()
@@ -136,6 +153,8 @@ class Alerting:
         """Begin to watch and deliver; when there is no budget there is nothing to watch."""
         for thread in self._threads:
             thread.start()
+        if self._clicks is not None:
+            self._clicks.start()
 
     def stop(self) -> None:
         """End the threads; a message under way is waited for a little, to write down its outcome.
@@ -143,6 +162,8 @@ class Alerting:
         One that takes longer is left: it is written down that it was being sent, so the next start marks the repeat.
         """
         self._stopping.set()
+        if self._clicks is not None:
+            self._clicks.stop()
         self.applier.committed.set()
         self._raised.set()
         for thread in self._threads:
@@ -171,6 +192,55 @@ class Alerting:
         until = now + timedelta(minutes=minutes)
         self._write({"event": "snoozed", "id": alert, "at": now.isoformat(), "until": until.isoformat()})
         return {"id": alert, "snoozed_until": until.isoformat()}
+
+    # Slack's bot
+
+    def _bot(self, settings: AlertSettings) -> Clicks | None:
+        """Add the bot to the channels, and return what listens to its buttons, if anything does."""
+        if settings.slack_bot_token is None or settings.slack_channel is None:
+            return None
+        app_token = settings.slack_app_token
+        try:
+            bot = SlackBot(
+                settings.slack_bot_token.get_secret_value(), settings.slack_channel, root_of=self._root_of,
+                posted=self._posted, has_buttons=app_token is not None, api_url=settings.slack_api_url,
+            )  # fmt: skip
+        except ValueError as error:
+            raise SettingsError(f"[alerts]: {error}") from error
+        self._channels.append(bot)
+        if app_token is None:
+            return None
+        return Clicks(app_token.get_secret_value(), settings.slack_api_url, bot, self.clicked)
+
+    def _root_of(self, alert: str) -> tuple[str, str] | None:
+        """Return the message that tells of the same window of the same budget and group, if there is one."""
+        self.applier.wait_applied(self._upto, APPLIED_S)
+        sql = """
+            SELECT other.slack_channel, other.slack_ts FROM alerts AS other JOIN alerts AS own ON own.id = ?
+            WHERE other.budget = own.budget AND other.budget_group IS NOT DISTINCT FROM own.budget_group
+                AND other.window_start = own.window_start AND other.kind IN ('threshold', 'resolved')
+                AND own.kind IN ('threshold', 'resolved') AND other.slack_ts IS NOT NULL
+            ORDER BY other.raised_at DESC LIMIT 1
+        """
+        return next(((channel, ts) for channel, ts in self._ask(sql, [alert])), None)
+
+    def _posted(self, alert: str, channel: str, ts: str) -> None:
+        self._write({"event": "posted", "id": alert, "channel": channel, "ts": ts})
+
+    def clicked(self, what: str, alert: str) -> str:
+        """Do what a button says, and return it in words."""
+        try:
+            if what == "ack":
+                self.acknowledge(alert)
+                return "Acknowledged"
+            if what == "snooze":
+                until = datetime.fromisoformat(self.snooze(alert, 60)["snoozed_until"])
+                return f"Snoozed until {until.astimezone(UTC):%H:%M} UTC"
+            self._must_exist(alert)
+            [[budget]] = self._ask("SELECT budget FROM alerts WHERE id = ?", [alert])
+            return self.raise_limit(budget)
+        except TallystickError as error:
+            return f"Not done: {error}"
 
     def _must_exist(self, alert: str) -> None:
         if not self._ask("SELECT id FROM alerts WHERE id = ?", [alert]):
@@ -203,19 +273,54 @@ class Alerting:
         """Raise what is due at ``now``."""
         for budget in self.budgets():
             window = window_at(budget, now)
-            least = budget.thresholds[0] * budget.limit
-            for group, (spent, unpriced_units) in query.spent(self._ask, budget, window, least).items():
+            refused = query.refused(self._ask, budget, window) if budget.enforces else {}
+            least = Decimal(0) if refused else budget.thresholds[0] * budget.limit
+            found = dict.fromkeys(refused, (Decimal(0), 0)) | query.spent(self._ask, budget, window, least)
+            for group, (spent, unpriced_units) in found.items():
                 # A group's alert is that of a budget for its values alone.
                 name = json.dumps(dict(zip(budget.group_by, group, strict=True))) if group else None
                 told = self._told[budget.name, name]
-                alert = due_alert(budget.narrowed(group), window, spent, _in_force(budget, window, told))
+                alert = due_alert(
+                    budget.narrowed(group), window, spent, _in_force(budget, window, told), refused.get(group)
+                )
                 if alert is not None:
                     self._raise(alert, name, unpriced_units, now)
                     told.append((window.start, alert.threshold))
+            self._resolve(budget, now)
         if now - self._watched_at >= WATCH_EVERY:
             self._watched_at = now
             for notice in self.watching.notices(now, self.budgets()):
                 self._notice(notice, now)
+
+    def _resolve(self, budget: Budget, now: datetime) -> None:
+        """Tell of windows of the calendar whose limit was reached that they are over."""
+        if budget.rolling is not None:
+            return
+        for (name, group), told in list(self._told.items()):
+            for start in {start for start, threshold in told if name == budget.name and threshold >= REACHED}:
+                window = window_at(budget, start)
+                if window.end <= now < window.end + RESOLVED_WITHIN:
+                    self._tell_resolved(budget, group, window, now)
+
+    def _tell_resolved(self, budget: Budget, group: str | None, window: Window, now: datetime) -> None:
+        values = tuple(json.loads(group)[name] for name in budget.group_by) if group else ()
+        own = budget.narrowed(values)
+        claim = notice_id(Notice(kind=RESOLVED, subject=f"{budget.name}\n{group}", period=str(window.start), title=""))
+        if claim in self._noticed:
+            return
+        self._noticed.add(claim)
+        spent, _ = query.spent(self._ask, own, window).get((), (Decimal(0), 0))
+        alert = Alert(budget=own, window=window, threshold=REACHED, spent=spent)
+        context = Context(at=now, dashboard_url=self.dashboard_url)
+        self._claim(
+            claim,
+            alert,
+            group,
+            now,
+            resolved_message(alert, context),
+            kind=RESOLVED,
+            title=f"{budget.name}: a new {budget.window} has begun",
+        )
 
     def _notice(self, notice: Notice, now: datetime) -> None:
         claim = notice_id(notice)
@@ -231,25 +336,36 @@ class Alerting:
         self._raised.set()
 
     def _notice_context(self, notice: Notice, now: datetime) -> Context:
-        """Return who spent most of what a notice about money is about."""
-        if notice.kind not in {"anomaly", "forecast", "burn_rate"}:
+        """Return what the calls that a notice is about cost, how fast they come, and whose they are."""
+        if notice.kind not in BEHIND:
             return Context(at=now, dashboard_url=self.dashboard_url)
-        everything = Budget(name="all", limit_usd=Decimal(1), scope=notice.filters if notice.kind != "anomaly" else {})
-        start = datetime.fromisoformat(notice.period) if notice.kind == "anomaly" else now - HOUR
-        where, values = query.scope_where(everything, start, start + HOUR)
+        length = BEHIND[notice.kind]
+        start = datetime.fromisoformat(notice.period) if notice.kind == "anomaly" else now - length
+        scope = {name: value for name, value in notice.filters.items() if is_dimension(name)}
+        about = Budget(name="calls", limit_usd=Decimal(1), scope=scope)
+        where, values = query.scope_where(about, start, start + length)
+        if (outcome := notice.filters.get("outcome")) is not None:
+            where, values = f"{where} AND outcome = ?", [*values, outcome]
+        [[calls, spent]] = self._ask(f"SELECT count(*), coalesce(sum(cost_usd), 0) FROM calls WHERE {where}", values)
+        hours = Decimal(length // timedelta(minutes=1)) / 60
         return Context(
             at=now,
             dashboard_url=self.dashboard_url,
-            contributors=self._contributors(everything, where, values),
+            behind=f"{calls:,} calls, {show_usd(spent)} ({calls / hours:,.0f}, {show_usd(spent / hours)} per hour)",
+            contributors=self._contributors(about, where, values, by_calls=True),
             dearest_call=self._dearest_call(where, values),
         )
 
     def _raise(self, alert: Alert, group: str | None, unpriced_units: int, now: datetime) -> None:
-        message = slack_message(alert, self._context(alert, unpriced_units, now)) if self._channels else None
+        message = slack_message(alert, self._context(alert, unpriced_units, now))
+        self._claim(alert_id(alert, group), alert, group, now, message)
+
+    def _claim(self, claim: str, alert: Alert, group: str | None, now: datetime, message: Message, **more: str) -> None:
+        """Write down what is to be told about a window of a budget."""
         self._write(
             {
                 "event": "raised",
-                "id": alert_id(alert, group),
+                "id": claim,
                 "at": now.isoformat(),
                 "budget": alert.budget.name,
                 "window_start": alert.window.start.isoformat(),
@@ -259,7 +375,8 @@ class Alerting:
                 "spent_usd": str(alert.spent),
                 "unit": alert.budget.unit,
                 "group": group,
-                "message": _packed(message),
+                "message": _packed(message if self._channels else None),
+                **more,
             }
         )
         self._raised.set()
@@ -285,19 +402,28 @@ class Alerting:
         spent, _ = query.spent(self._ask, budget, Window(start, now))[()]
         return spent * 3600 / elapsed_s
 
-    def _contributors(self, budget: Budget, where: str, values: list[Any]) -> tuple[Contributor, ...]:
-        """Return the dearest values of the first dimension that tells calls apart and is not fixed by the scope."""
+    def _contributors(
+        self, budget: Budget, where: str, values: list[Any], *, by_calls: bool = False
+    ) -> tuple[Contributor, ...]:
+        """Return the dearest values of the first dimension that tells calls apart and is not fixed by the scope.
+
+        ``by_calls`` has calls that cost nothing count too, as those that failed.
+        """
+        counted = "" if by_calls else "AND cost_usd > 0"
         for dimension in CONTRIBUTING:
             if dimension in budget.scope:
                 continue
             column = query.COLUMNS[dimension]
             sql = f"""
-                SELECT coalesce({column}, ''), sum(cost_usd) FROM calls WHERE {where} AND cost_usd > 0
-                GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {CONTRIBUTORS}
+                SELECT coalesce({column}, ''), coalesce(sum(cost_usd), 0), count(*) FROM calls WHERE {where} {counted}
+                GROUP BY 1 ORDER BY 2 DESC, 3 DESC, 1 LIMIT {CONTRIBUTORS}
             """
             rows = self._ask(sql, values)
-            if any(value for value, _ in rows):
-                return tuple(Contributor(dimension=dimension, value=value, spend_usd=spent) for value, spent in rows)
+            if any(value for value, *_ in rows):
+                return tuple(
+                    Contributor(dimension=dimension, value=value, spend_usd=spent, calls=calls if by_calls else None)
+                    for value, spent, calls in rows
+                )
         return ()
 
     def _dearest_call(self, where: str, values: list[Any]) -> DearestCall | None:

@@ -64,6 +64,13 @@ def _reached(event: Event) -> list[Statement]:
     )]  # fmt: skip
 
 
+def _posted(event: Event) -> list[Statement]:
+    return [(
+        "UPDATE alerts SET slack_channel = ?, slack_ts = ? WHERE id = ?",
+        [event["channel"], event["ts"], event["id"]],
+    )]  # fmt: skip
+
+
 def _acked(event: Event) -> list[Statement]:
     return [("UPDATE alerts SET acked_at = ? WHERE id = ?", [_utc(event["at"]), event["id"]])]
 
@@ -122,7 +129,7 @@ def _dropped(event: Event) -> list[Statement]:
 
 _APPLY = {
     "raised": _raised, "sending": _sending, "delivered": _delivered, "refused": _refused, "delayed": _delayed,
-    "reached": _reached, "acked": _acked, "snoozed": _snoozed,
+    "reached": _reached, "posted": _posted, "acked": _acked, "snoozed": _snoozed,
     "turned_away": _turned_away, "define": _defined, "drop": _dropped,
 }  # fmt: skip
 

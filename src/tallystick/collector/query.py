@@ -18,6 +18,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from tallystick.alerts import Refused
 from tallystick.collector.receipts import form_id_of, unfold
 from tallystick.collector.rollups import (
     ATTEMPT_WITHIN,
@@ -458,6 +459,23 @@ def spent(
     """
     rows = ask(sql, [*grouped, *values, *([least] if columns else [])])
     return {tuple(group): (Decimal(amount), unpriced) for amount, unpriced, *group in rows}
+
+
+def refused(ask: Ask, budget: Budget, window: Window) -> dict[tuple[str, ...], Refused]:
+    """Return what each group of ``budget`` refused in ``window`` for want of room, that of calls which can ever fit."""
+    sql = """
+        SELECT budget_group, count(*), arg_max(spent, refused_at), arg_max(reserved, refused_at),
+            arg_max(needed, refused_at)
+        FROM refusals WHERE budget = ? AND refused_at >= ? AND refused_at < ? AND reason = 'limit'
+            AND resets_at IS NOT NULL GROUP BY ALL
+    """
+    rows = ask(sql, [budget.name, naive(window.start), naive(window.end)])
+    return {
+        tuple(group.get(name, "") for name in budget.group_by): Refused(
+            calls=calls, spent=Decimal(spent), reserved=Decimal(reserved), needed=Decimal(needed)
+        )
+        for group, calls, spent, reserved, needed in rows
+    }
 
 
 def scope_where(budget: Budget, start: datetime, end: datetime) -> tuple[str, list[Any]]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import uvicorn
 
+from tallystick.collector import standings
 from tallystick.collector.adopt import Adopter
 from tallystick.collector.alerting import Alerting
 from tallystick.collector.apply import Applier, Retention
@@ -96,7 +97,10 @@ class Service:
         )
         self.budgeting = Budgeting(self.settings.budgets(), self.journal, self.applier)
         self.applier.keeps_from = self._keeps_from
-        self.alerting = Alerting(self.settings, self.journal, self.applier, self.budgeting.budgets, self.prices.version)
+        self.alerting = Alerting(
+            self.settings, self.journal, self.applier, self.budgeting.budgets, self.prices.version,
+            lambda name: standings.raise_limit(self.budgeting, name),
+        )  # fmt: skip
         self.pool = ThreadPoolExecutor(collector.query_threads, thread_name_prefix="tallystick-query")
         answers = Answers(
             self.applier,

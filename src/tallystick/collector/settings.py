@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from datetime import datetime, time
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -22,6 +22,7 @@ from pydantic_settings import (
 )
 
 from tallystick.alerts import KINDS
+from tallystick.alerts.bot import API_URL
 from tallystick.alerts.outside import is_url
 from tallystick.errors import SettingsError
 from tallystick.model.budgets import FAIL, ON_UNBOUNDED, ON_UNPRICED, THRESHOLDS, WINDOWS, Budget, is_zone
@@ -180,13 +181,21 @@ class AlertSettings(_Table):
     slack_webhook_url: SecretStr | None = Field(
         default=None, description="Slack's incoming webhook; without it alerts are only shown."
     )
+    slack_bot_token: SecretStr | None = Field(
+        default=None, description="A bot's token, xoxb-...: one message for each window, which is updated."
+    )
+    slack_channel: str | None = Field(default=None, description="Where the bot posts: a channel's id, as C0123456789.")
+    slack_app_token: SecretStr | None = Field(
+        default=None, description="The app's token, xapp-..., for the buttons Ack, Snooze and Raise limit."
+    )
+    slack_api_url: str = Field(default=API_URL, description="Where Slack's Web API is.")
     webhook_url: SecretStr | None = Field(default=None, description="Where alerts are posted as signed JSON.")
     webhook_secret: SecretStr | None = Field(default=None, description="What the webhook's signature is made with.")
     apprise_urls: tuple[SecretStr, ...] = Field(
         default=(), description="Other places, in Apprise's words, as mailto://... or discord://..."
     )
     watch: tuple[str, ...] = Field(
-        default=tuple(kind for kind in KINDS if kind not in {"forecast", "burn_rate"}),
+        default=tuple(kind for kind in KINDS if kind != "burn_rate"),
         description=f"What is told besides thresholds: {', '.join(KINDS)}.",
     )
     quiet_hours: str | None = Field(
@@ -199,6 +208,14 @@ class AlertSettings(_Table):
     every_ms: int = Field(
         default=500, ge=10, le=60_000, description="Budgets are looked at after a commit, but not more often than this."
     )
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if (self.slack_bot_token is None) != (self.slack_channel is None):
+            raise ValueError("slack_bot_token and slack_channel need each other")
+        if self.slack_app_token is not None and self.slack_bot_token is None:
+            raise ValueError("slack_app_token needs slack_bot_token: only a bot's messages have buttons")
+        return self
 
     @field_validator("watch")
     @classmethod

@@ -29,7 +29,8 @@ from tallystick.collector.rollups import Ask, naive
 from tallystick.collector.settings import budget_from
 from tallystick.errors import SettingsError, TallystickError
 from tallystick.model.budgets import Budget
-from tallystick.model.ledger import Standing, as_json
+from tallystick.model.ledger import Standing, as_json, budget_of
+from tallystick.model.money import show_amount
 from tallystick.model.windows import Window, window_at
 
 HOUR = timedelta(hours=1)
@@ -112,6 +113,16 @@ def replace(budgeting: Budgeting, name: str, told: Mapping[str, Any]) -> Json:
     _must_be_ours(budgeting, name)
     budgeting.define(budget, "api")
     return as_json(budget)
+
+
+def raise_limit(budgeting: Budgeting, name: str) -> str:
+    """Make the limit of a budget half as large again, and return that in words."""
+    _must_be_ours(budgeting, name)
+    (budget,) = (budget for budget in budgeting.budgets() if budget.name == name)
+    limit = budget.limit * 3 / 2
+    raised = as_json(budget) | {f"limit_{budget.unit}": str(limit) if budget.unit == "usd" else int(limit)}
+    budgeting.define(budget_of(raised), "api")
+    return f"Limit raised from {show_amount(budget.limit, budget.unit)} to {show_amount(limit, budget.unit)}"
 
 
 def delete(budgeting: Budgeting, name: str) -> Json:

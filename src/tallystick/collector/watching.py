@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -110,24 +111,27 @@ class Watching:
         return watch.odd_hour(hour, spent.pop(hour, Decimal(0)), list(spent.values()))
 
     def _budgets(self, now: datetime, budgets: Sequence[Budget]) -> Iterator[Notice | None]:
-        for budget in budgets:
-            if budget.rolling is not None or budget.group_by or not self.kinds & {"forecast", "burn_rate"}:
-                continue  # a rolling window never ends, and a group's pace is mostly chance
+        for budget in budgets if self.kinds & {"forecast", "burn_rate"} else ():
             window = window_at(budget, now)
+            # Below a quarter of the limit a pace is mostly chance, also that of a group.
+            for group in query.spent(self.ask, budget, window, watch.FORECAST_SHARE_MIN * budget.limit):
+                own = budget.narrowed(group)
+                if group:
+                    own = dataclasses.replace(own, name=f"{budget.name} ({', '.join(group)})")
+                yield from self._pace(now, own, window)
 
-            def spent_since(start: datetime, budget: Budget = budget, window: Window = window) -> Decimal:
-                found = query.spent(self.ask, budget, Window(max(start, window.start), now))
-                return found[()][0] if () in found else Decimal(0)
+    def _pace(self, now: datetime, budget: Budget, window: Window) -> Iterator[Notice | None]:
+        def spent_since(start: datetime) -> Decimal:
+            found = query.spent(self.ask, budget, Window(max(start, window.start), now))
+            return found[()][0] if () in found else Decimal(0)
 
-            last_hour = spent_since(now - HOUR)
+        if budget.rolling is None:  # what rolls has no end that a forecast could speak of
             elapsed_h = Decimal(min(now - window.start, HOUR) / HOUR)
-            yield watch.forecast(
-                budget, window, spent_since(window.start), last_hour / elapsed_h if elapsed_h else None, now
-            )
-            length = window.end - window.start
-            yield watch.burn_rate(
-                budget, window, spent_since(now - length / watch.BURN_FAST), spent_since(now - length / watch.BURN_SLOW)
-            )
+            pace = spent_since(now - HOUR) / elapsed_h if elapsed_h else None
+            yield watch.forecast(budget, window, spent_since(window.start), pace, now)
+        length = window.end - window.start
+        fast, slow = spent_since(now - length / watch.BURN_FAST), spent_since(now - length / watch.BURN_SLOW)
+        yield watch.burn_rate(budget, window, fast, slow)
 
 
 def _naive(at: datetime) -> datetime:

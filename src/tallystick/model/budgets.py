@@ -178,9 +178,14 @@ class Budget:
             _refuse("clamp", self.clamp, "true or false")
 
 
-def _check_dimension(key: str, name: Any) -> None:
+def is_dimension(name: Any) -> bool:
+    """Tell whether budgets can be scoped by ``name``."""
     is_tag = isinstance(name, str) and name.startswith(TAG_PREFIX) and len(name) > len(TAG_PREFIX)
-    if name not in DIMENSIONS and not is_tag:
+    return is_tag or name in DIMENSIONS
+
+
+def _check_dimension(key: str, name: Any) -> None:
+    if not is_dimension(name):
         _refuse(key, name, f"{', '.join(DIMENSIONS)} or {TAG_PREFIX}NAME")
 
 
