@@ -352,6 +352,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     args = parser().parse_args(arguments)
     try:
         code = args.function(args)
+        sys.stdout.flush()
     except TallystickError as error:
         code = _complain(error)
     except ModuleNotFoundError as error:
@@ -362,6 +363,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = _complain(MissingExtraError(f"tallystick {args.name}", library, extra))
     except KeyboardInterrupt:
         code = 130
+    except BrokenPipeError:  # whoever read it has seen enough, as head has
+        if args.name == "run":
+            raise
+        # What is still to be flushed must go somewhere, or Python complains at the very end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
     sys.exit(code)
 
 

@@ -263,8 +263,8 @@ def _unit(console: Console, unit: Answer) -> None:
         _say(console, f"  {receipt_line(line)}")
     version = f"prices of {clean(unit['price_version'])}" if unit["price_version"] else "no price version"
     _say(console, f"  Total {_exact(unit['cost_usd'])} ({clean(receipt['status']).replace('_', ' ')}, {version})")
-    for source, since in sorted({(line["source"], line["valid_from"] or "always") for line in receipt["lines"]}):
-        _say(console, f"  Source: {clean(source)}, in force since {clean(since)}")
+    for source, since in sorted({(line["source"], line["valid_from"] or "") for line in receipt["lines"]}):
+        _say(console, f"  Source: {clean(source, 300)}, {f'in force since {clean(since)}' if since else 'undated'}")
     if receipt["reason"]:
         _say(console, f"  Why: {clean(receipt['reason'], 300)}")
     for note in receipt.get("notes") or ():

@@ -127,7 +127,9 @@ def test_series_puts_calls_into_hours(collector: Running) -> None:
     assert sum(row["calls"] for row in answer["rows"]) == 5
     row = answer["rows"][0]
     assert row["at"].endswith(":00:00Z")
-    assert set(row) == {"at", "key", "calls", "failed", "spend_usd", "wasted_usd", "unpriced_units"}
+    assert set(row) == {
+        "at", "key", "calls", "failed", "spend_usd", "estimated_usd", "wasted_usd", "unpriced_units", "estimated_units",
+    }  # fmt: skip
 
 
 def test_failures_tell_what_failed_and_what_retries_made_of_it(collector: Running) -> None:

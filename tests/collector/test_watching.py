@@ -61,6 +61,16 @@ def test_an_unknown_price_and_a_refused_key_are_told_once_over_a_restart(tmp_pat
         assert len(slack.messages) == 2
 
 
+def test_of_a_call_on_two_models_the_one_without_a_price_is_named(tmp_path: Path) -> None:
+    units = [
+        otlp_unit(provider="openai", model=model, api="chat", usage={"prompt_tokens": 5, "completion_tokens": 1})
+        for model in ("gpt-4o", "no-such-model")
+    ]
+    with running_collector(tmp_path, config()) as running:
+        running.send(otlp_call(provider="openai", model="gpt-4o", units=units))
+        until(lambda: kinds(running) == [("unpriced", "openai/no-such-model")], "it is not told")
+
+
 def test_what_is_not_watched_is_not_told(tmp_path: Path) -> None:
     with running_collector(tmp_path, config(more="watch = ['failures']")) as running:
         running.send(unpriced(), *(otlp_call(provider="openai", outcome="overloaded") for _ in range(20)))

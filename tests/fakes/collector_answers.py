@@ -503,11 +503,7 @@ class Answers:
             {
                 "at": iso(at),
                 "key": key,
-                **{
-                    name: value
-                    for name, value in _sums(cell).items()
-                    if name in ("calls", "failed", "spend_usd", "wasted_usd", "unpriced_units")
-                },
+                **{name: value for name, value in _sums(cell).items() if name in SERIES},
             }
             for (at, key), cell in sorted(cells.items(), key=lambda item: (item[0][0], item[0][1] or ""))
         ]
@@ -645,6 +641,11 @@ def _bucket(at: datetime, bucket: str, zone: ZoneInfo) -> datetime:
 
 def _spend(rows: Iterable[Row]) -> Decimal:
     return sum((Decimal(unit["cost_usd"]) for row in rows for unit in row["_units"] if unit["cost_usd"]), Decimal())
+
+
+SERIES = frozenset({
+    "calls", "failed", "spend_usd", "estimated_usd", "wasted_usd", "unpriced_units", "estimated_units",
+})  # fmt: skip
 
 
 def _sums(rows: list[Row]) -> Row:

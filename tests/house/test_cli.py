@@ -32,6 +32,18 @@ def test_run_runs_a_program_with_its_arguments_and_its_exit_code(tmp_path: Path)
     assert (ran.returncode, ran.stderr) == (3, "")
 
 
+def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word() -> None:
+    shown = subprocess.Popen(
+        [sys.executable, "-u", "-m", "tallystick", "prices", "show", "gpt-4o"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert shown.stdout is not None
+    shown.stdout.close()
+    _, said = shown.communicate(timeout=60)
+
+    assert (shown.returncode, said) == (141, b"")
+
+
 def test_run_runs_a_module(tmp_path: Path) -> None:
     (tmp_path / "pkg").mkdir()
     (tmp_path / "pkg" / "__main__.py").write_text("import sys\nprint(__name__, sys.argv[1:])\n")

@@ -104,7 +104,8 @@ ANSWERS: Mapping[str, Schema] = {
     "series": _object(
         bucket=TEXT, by=WORD,
         rows=_rows(
-            at=TIME, key=WORD, calls=COUNT, failed=COUNT, spend_usd=MONEY, wasted_usd=MONEY, unpriced_units=COUNT,
+            at=TIME, key=WORD, calls=COUNT, failed=COUNT, **_all(MONEY, "spend_usd", "estimated_usd", "wasted_usd"),
+            unpriced_units=COUNT, estimated_units=COUNT,
         ),
     ),
     "groups": _object(by=TEXT, rows=_rows(key=WORD, **SUMS)),

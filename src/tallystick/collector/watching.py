@@ -63,8 +63,10 @@ class Watching:
 
     def _unpriced(self, now: datetime) -> Iterator[Notice]:
         sql = """
-            SELECT coalesce(provider, ''), coalesce(response_model, model, ''), sum(unpriced_units)::BIGINT FROM calls
-            WHERE started_at >= ? AND unpriced_units > 0 GROUP BY ALL ORDER BY 3 DESC LIMIT 20
+            SELECT coalesce(units.provider, ''), coalesce(units.model, ''), count(*)
+            FROM calls JOIN units ON units.trace_id = calls.trace_id AND units.call_id = calls.id
+            WHERE started_at >= ? AND unpriced_units > 0 AND units.cost_status = 'unknown'
+            GROUP BY ALL ORDER BY 3 DESC LIMIT 20
         """
         for provider, model, answers in self.ask(sql, [_naive(now - timedelta(days=1))]):
             yield watch.unpriced_model(provider, model, answers)

@@ -145,7 +145,7 @@ def line(one: Mapping[str, Any]) -> dict[str, str]:
         "cost": f"${words.plain(one['cost_usd'])}",
         "model": words.clean(one["model"]),
         "price source": words.clean(one["source"]),
-        "in force since": words.clean(one["valid_from"] or "always"),
+        "in force since": words.clean(one["valid_from"] or "undated"),
     }
 
 

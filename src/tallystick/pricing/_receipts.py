@@ -230,10 +230,11 @@ def _priced(
     for part in reading.parts:
         plan = plan_of(book, place, part.model or model, asked if isinstance(asked, str) else None, case, at)
         counts = {**part.counts, "request": 1} if "request" in plan.rates else part.counts
+        if part.where_listed:
+            left_out = part.where_listed - plan.rates.keys()
+            counts = {item: count for item, count in counts.items() if item not in left_out}
         listed = ZERO
         for item, count in counts.items():
-            if item in part.where_listed and item not in plan.rates:
-                continue
             line = _line(book, plan, part, item, count)
             lines.append(line)
             if plan.terms[item].spec.estimated:

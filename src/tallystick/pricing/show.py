@@ -120,7 +120,7 @@ def _lines(model: Model, rates: dict[str, Spec]) -> Iterator[tuple[str, ...]]:
 def _validity(model: Model, spec: Spec) -> str:
     """Return from when to when the rate holds, with its hours when the price hangs on them."""
     row = next((row for row in model.rows if spec in row.rates.values()), None)
-    since = spec.valid_from or "always"
+    since = spec.valid_from or "undated"
     until = _end(model, row) if row else None
     hours = ", ".join(f"{a:%H:%M}-{b:%H:%M} UTC" for a, b in row.hours) if row else ""
     return " ".join(filter(None, (since, f"until {until}" if until else "", hours)))

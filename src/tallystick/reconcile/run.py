@@ -79,20 +79,32 @@ def lines(
     for cause, of_it in sorted(causes.items(), key=lambda pair: -abs(sum((d.usd for d in pair[1]), Decimal(0)))):
         total = sum((d.usd for d in of_it), Decimal(0))
         yield f"  {_signed(total)} {cause}: {len(of_it)} line{'s' if len(of_it) > 1 else ''}"
-    rows = [HEAD, *(_row(difference) for difference in found[:SHOWN_MAX])]
+    alike = list(_alike(found))
+    rows = [HEAD, *(_row(*differences) for differences in alike[:SHOWN_MAX])]
     used = [c for c in range(len(HEAD)) if any(row[c] for row in rows[1:])]
     widths = {c: max(len(row[c]) for row in rows) for c in used}
     yield ""
     for row in rows:
         yield "  ".join(row[c].rjust(widths[c]) if 4 <= c <= 6 else row[c].ljust(widths[c]) for c in used).rstrip()
-    if len(found) > SHOWN_MAX:
-        yield f"... and {len(found) - SHOWN_MAX} smaller ones"
+    if len(alike) > SHOWN_MAX:
+        yield f"... and {len(alike) - SHOWN_MAX} smaller ones"
 
 
-def _row(d: Difference) -> tuple[str, ...]:
+def _alike(found: Sequence[Difference]) -> list[list[Difference]]:
+    """Return the differences that say the same of several days together, the largest sums first."""
+    kinds: dict[tuple[str, ...], list[Difference]] = {}
+    for d in found:
+        kinds.setdefault((d.model, d.line, d.account, d.cause.value, d.detail), []).append(d)
+    return sorted(kinds.values(), key=lambda alike: -abs(sum((d.usd for d in alike), Decimal(0))))
+
+
+def _row(*alike: Difference) -> tuple[str, ...]:
+    d, days = alike[0], sorted(each.day for each in alike)
+    ours, theirs = (sum((getattr(each, side) for each in alike), Decimal(0)) for side in ("ours_usd", "theirs_usd"))
+    when = days[0].isoformat() if len(days) == 1 else f"{len(days)} days from {days[0]}"
     return (
-        d.day.isoformat(), _clean(d.model), _clean(d.line), _clean(d.account), show_usd(d.ours_usd),
-        show_usd(d.theirs_usd), _signed(d.usd), d.cause.value, d.detail,
+        when, _clean(d.model), _clean(d.line), _clean(d.account), show_usd(ours), show_usd(theirs),
+        _signed(theirs - ours), d.cause.value, d.detail,
     )  # fmt: skip
 
 
