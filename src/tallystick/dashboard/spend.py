@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +11,8 @@ import streamlit as st
 from tallystick.dashboard import charts, figures, frames, pages, parts, view, words
 from tallystick.dashboard.view import View
 
+SUMMED = frozenset({"provider", "model", "feature", "service", "environment", "key", "outcome"})
+GROUPS_MAX = 500
 DEAREST = 6
 DEAREST_OF_A_BAR = 3
 CALL = ":material/list_alt:"
@@ -32,10 +35,10 @@ def _body(shown: View) -> None:
     whole = not _began_in(before)
     # First, because they are what the page is opened for.
     parts.tiles(figures.tiles(now, before, shown.length, whole=whole))
-    groups = ask("groups", {**shown.question(), "by": shown.by})["rows"]
-    groups_before = ask("groups", {**shown.question_before(), "by": shown.by})["rows"] if whole else []
-    asked = {**shown.question(), "bucket": shown.bucket, "by": shown.by, "timezone": shown.zone.key}
-    series = ask("series", asked)["rows"]
+    earlier = replace(shown, start=shown.start - shown.length, end=shown.start)
+    groups = _asked("groups", shown, limit=GROUPS_MAX)
+    groups_before = _asked("groups", earlier, limit=GROUPS_MAX) if whole else []
+    series = _asked("series", shown, bucket=shown.bucket, timezone=shown.zone.key)
     dearest = ask("calls", {**shown.question(), "order": "-cost_usd", "limit": DEAREST})["rows"]
     _over_time(series, shown, figures.what_changed(groups, groups_before, shown.by))
     left, right = st.columns([2, 1], gap="medium")
@@ -44,6 +47,19 @@ def _body(shown: View) -> None:
     with right:
         _dearest(dearest, shown)
     parts.footer(ledger, shown)
+
+
+def _asked(question: str, shown: View, **more: str | int) -> list[dict[str, Any]]:
+    """Return the rows by the chosen dimension.
+
+    What the collector keeps no sums of is read from all calls of the range: once a minute is enough for that.
+    """
+    if shown.by in SUMMED:
+        rows = parts.collector().ask(question, {**shown.question(), "by": shown.by, **more})["rows"]
+    else:
+        rows = parts.ask_kept(question, {**parts.by_minutes(shown), "by": shown.by, **more})["rows"]
+    found: list[dict[str, Any]] = rows
+    return found
 
 
 def _began_in(before: dict[str, Any]) -> bool:
