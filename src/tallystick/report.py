@@ -15,7 +15,7 @@ from rich.text import Text
 
 from tallystick.client import Collector
 from tallystick.errors import CollectorRefusedError, SettingsError, UnknownCallError
-from tallystick.model.failures import MAY_BE_BILLED
+from tallystick.model.failures import MAY_BE_BILLED, TOLD
 from tallystick.model.money import show_usd
 
 UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
@@ -141,7 +141,9 @@ def _share(part: int | Decimal, whole: int | Decimal) -> str:
     if not whole or not part:
         return "0 %"
     size = Decimal(part) / Decimal(whole) * 100
-    return "<1 %" if size < 1 else f"{size:.0f} %"
+    if size < Decimal("0.1"):
+        return "<0.1 %"
+    return f"{size:.1f} %".replace(".0 %", " %") if size < 10 else f"{size:.0f} %"
 
 
 def plural(number: int, one: str) -> str:
@@ -220,12 +222,17 @@ def _head(console: Console, call: Answer) -> None:
 
 
 def _outcome(call: Answer) -> str:
-    told = [clean(call["outcome"]).replace("_", " ")]
+    told = [outcome(call["outcome"])]
     if call["error_code"]:
         told.append(f"the provider's word: {clean(call['error_code'])}")
     if call["exception"]:
         told.append(f"the app saw {clean(call['exception'])}")
     return "; ".join(told)
+
+
+def outcome(name: str) -> str:
+    """Return how a call or an attempt ended, in the words of the pages."""
+    return TOLD.get(name) or clean(name).replace("_", " ")
 
 
 def seconds(milliseconds: float | None) -> str:
@@ -247,7 +254,7 @@ def _attempts(console: Console, attempts: Sequence[Answer]) -> None:
         table.add_row(
             str(row["number"] + 1),
             str(row["status"] or "none"),
-            clean(row["outcome"]).replace("_", " "),
+            outcome(row["outcome"]),
             seconds(row["duration_ms"]),
             "" if asked is None else f"{asked:g} s",
             Text(clean(row["request_id"] or "")),

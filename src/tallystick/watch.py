@@ -15,9 +15,20 @@ from rich.text import Text
 
 from tallystick.client import Collector
 from tallystick.errors import CollectorUnreachableError
-from tallystick.model.failures import MAY_BE_BILLED, TOLD
+from tallystick.model.failures import MAY_BE_BILLED
 from tallystick.model.money import show_usd
-from tallystick.report import Answer, clean, groups_table, iso, plural, seconds, since_when, terminal, totals_lines
+from tallystick.report import (
+    Answer,
+    clean,
+    groups_table,
+    iso,
+    outcome,
+    plural,
+    seconds,
+    since_when,
+    terminal,
+    totals_lines,
+)
 
 TAIL_S = 1.0
 TOP_S = 2.0
@@ -89,7 +100,7 @@ def told(row: Answer) -> str:
     """Return how a call ended, in the words of the pages; a retry that helped is told."""
     if row["outcome"] == "ok" and row["attempts"] > 1:
         return f"answered at try {row['attempts']}"
-    return TOLD.get(row["outcome"]) or clean(row["outcome"]).replace("_", " ")
+    return outcome(row["outcome"])
 
 
 def cost(row: Answer) -> str:

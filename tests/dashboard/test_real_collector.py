@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from streamlit.testing.v1 import AppTest
 
 from fakes.collector import Running, otlp_call, running_collector, until
+from tallystick.dashboard import frames
 from tallystick.report import explain, report
+from tallystick.watch import call_line, frame
 
 Open = Callable[..., AppTest]
 BUDGET = '[[budget]]\nname = "chat"\nscope = { feature = "chat" }\nlimit_usd = 1\nwindow = "day"\nthresholds = [0.5]\n'
@@ -186,3 +189,44 @@ def test_a_calls_trace_is_shown_when_it_is_asked_for(collector: Running, open_pa
     [trace] = [frame.value for frame in page.dataframe if frame.proto.alt == "The trace, in the order of time"]
     assert trace["what"].tolist() == ["call", "attempt", "attempt"]
     assert trace["ended"].tolist() == ["answered", "rate limit of the provider", "answered"]
+
+
+def test_the_terminal_says_the_figures_of_the_pages(
+    collector: Running, open_page_of_any_collector: Open, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("COLUMNS", "200")
+    send(collector)
+    spend = open_page_of_any_collector()
+    tile = tiles(spend)
+    groups = {row["label"]: row for row in spend.dataframe[0].value.to_dict("records")}
+    calls = {row["id"]: row for row in open_page_of_any_collector("calls").dataframe[0].value.to_dict("records")}
+    receipt = open_page_of_any_collector("calls", call="00000000000000a1")
+    failures = open_page_of_any_collector("failures").dataframe[0].value
+    capsys.readouterr()
+
+    report(collector.url, "model", "24h")
+    reported = capsys.readouterr().out
+    screen = Console(width=200, record=True)
+    screen.print(frame(collector.client, "model", "24h", screen))
+    for text in (reported, screen.export_text()):
+        assert f"{tile['Spend']} in the last 24h: {tile['Calls']} calls, {tile['Failed']} failed" in text
+        for name, row in groups.items():
+            told = next(line for line in text.splitlines() if line.startswith(name)).split()
+            spent = "unpriced" if row["spend_usd"] != row["spend_usd"] else f"${row['spend_usd']:.3f}"
+            assert (told[1], told[-1]) == (spent, str(row["unpriced_units"]))
+
+    for row in collector.ask("calls")["rows"]:
+        line = call_line(row).plain
+        assert row["outcome"] == "ok" or calls[row["id"]]["outcome"] in line
+        assert f"{calls[row['id']]['input_tokens']:,} in" in line
+        cost = calls[row["id"]]["cost_usd"]
+        assert f" {frames.usd(None if cost != cost else cost)} " in line
+
+    capsys.readouterr()
+    explain(collector.url, "00000000000000a1")
+    explained = capsys.readouterr().out
+    total = next(block.value for block in receipt.markdown if block.value.startswith("**Total"))
+    assert total.replace("\\", "").removeprefix("**Total ").partition("**")[0] in explained
+    explain(collector.url, "00000000000000a3")
+    assert failures["what"].tolist()[0] in capsys.readouterr().out

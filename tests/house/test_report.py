@@ -138,7 +138,9 @@ def test_explain_tells_each_attempt_of_a_failed_call(collector: str, answers: An
 
     told = tallystick("explain", "0000000000000abc", "--collector", collector, columns=200).stdout
 
-    assert "Outcome: rate limited; the provider's word: rate_limit_error; the app saw RateLimitError" in told
+    assert (
+        "Outcome: rate limit of the provider; the provider's word: rate_limit_error; the app saw RateLimitError" in told
+    )
     assert told.count("429") == 2
     assert "req_1" in told
     assert "No billable response came, so nothing is charged." in told
