@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pricing.rules import RULES, Case
 from tallystick.model.receipt import CostStatus, Receipt
 from tallystick.pricing import price
 
@@ -63,3 +65,11 @@ def test_what_has_no_price_is_unknown_with_a_reason_and_never_zero(case: dict[st
 
     assert (receipt.status, receipt.cost_usd, receipt.lines) == (CostStatus.UNKNOWN, None, ())
     assert receipt.reason
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_every_case_of_a_billing_rule_costs_what_the_list_says(rule: Callable[[], Iterator[Case]]) -> None:
+    cases = list(rule())
+
+    assert len(cases) > 1
+    assert [case for case in cases if not case.is_right()] == []
