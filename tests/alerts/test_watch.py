@@ -100,7 +100,7 @@ def test_a_forecast_needs_a_pace_that_passes_the_limit(spent: str, pace: str | N
 def test_a_forecast_names_the_time() -> None:
     told = watch.forecast(DAY_BUDGET, TODAY, Decimal(14), Decimal(2), NOW)
     assert told is not None
-    assert told.title == "chat passes 100 % at 17:30, at this pace"
+    assert told.title == "chat passes 100 % at 17:30 UTC, at this pace"
 
 
 @pytest.mark.parametrize(

@@ -69,8 +69,8 @@ class Context:
     """Where the dashboard is served, without a path; None leaves the links out."""
     pace_per_hour: Decimal | None = None
     """What went in the last hour (or in the window, when it is younger), in the budget's unit; None when not known."""
-    behind: str | None = None
-    """How many calls a notice is about, what they cost, and the pace."""
+    behind: tuple[tuple[str, str], ...] = ()
+    """How many calls a notice is about, what they cost, and the pace, as further figures."""
     contributors: tuple[Contributor, ...] = ()
     """Dearest first; the first three are shown."""
     dearest_call: DearestCall | None = None
@@ -129,8 +129,9 @@ def notice_message(notice: Notice, context: Context) -> Message:
     """Return the message that tells ``notice``; names are shown as in `slack_message`."""
     emoji = "🚨" if notice.is_urgent else "⚠️"
     title = f"{emoji} {_plain(notice.title, HEADER_CHARS_MAX - 10)}"
-    figures = [(_plain(name), _plain(value)) for name, value in notice.figures]
-    figures += [("Behind it", _plain(context.behind, SECTION_CHARS_MAX))] if context.behind else []
+    told_figures = dict(notice.figures)
+    told_figures |= {name: value for name, value in context.behind if name not in told_figures}
+    figures = [(_plain(name), _plain(value)) for name, value in told_figures.items()]
     parts = [_section(_plain(notice.todo, SECTION_CHARS_MAX))] if notice.todo else []
     if found := _contributions(context):
         parts.append(_section("\n".join(["*Where it went*", *found])))
@@ -357,7 +358,7 @@ class _Told:
         if pace is None:
             return "not known yet"
         shown = f"{self._shown(pace)} per hour"
-        if left <= 0 or self.alert.budget.rolling is not None:
+        if left <= 0 or self.alert.is_limit or self.alert.budget.rolling is not None:
             return shown
         remaining_s = Decimal((self.alert.window.end - self.context.at).total_seconds())
         if pace * remaining_s < left * 3600:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 from tallystick.model.money import show_amount, show_usd
 
@@ -204,12 +205,14 @@ def forecast(
     remaining_h = Decimal((window.end - now).total_seconds()) / 3600
     if pace_per_hour * remaining_h <= left:
         return None
-    full_at = now + timedelta(hours=float(left / pace_per_hour))
+    full_at = (now + timedelta(hours=float(left / pace_per_hour))).astimezone(ZoneInfo(budget.timezone))
+    is_today = full_at.date() == now.astimezone(full_at.tzinfo).date()
+    told_at = full_at.strftime("%H:%M %Z" if is_today else "%a %d %b %H:%M %Z")
     return Notice(
         kind="forecast",
         subject=budget.name,
         period=window.start.isoformat(),
-        title=f"{budget.name} passes 100 % at {full_at.astimezone(window.start.tzinfo or UTC):%H:%M}, at this pace",
+        title=f"{budget.name} passes 100 % at {told_at}, at this pace",
         figures=(
             ("Spent", f"{_shown(spent, budget)} of {_shown(budget.limit, budget)}"),
             ("Pace", f"{_shown(pace_per_hour, budget)} per hour"),

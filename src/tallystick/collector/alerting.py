@@ -351,7 +351,10 @@ class Alerting:
         return Context(
             at=now,
             dashboard_url=self.dashboard_url,
-            behind=f"{calls:,} calls, {show_usd(spent)} ({calls / hours:,.0f}, {show_usd(spent / hours)} per hour)",
+            behind=(
+                ("Behind it", f"{calls:,} calls, {show_usd(spent)}"),
+                ("Pace", f"{calls / hours:,.0f} calls and {show_usd(spent / hours)} per hour"),
+            ),
             contributors=self._contributors(about, where, values, by_calls=True),
             dearest_call=self._dearest_call(where, values),
         )
