@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 import re
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ from tallystick.alerts import (
     DearestCall,
     Message,
     Refused,
+    Spending,
     combined,
+    digest_message,
     late,
     notice_message,
     repeated,
@@ -31,8 +33,9 @@ from tallystick.alerts import (
     watch,
 )
 from tallystick.alerts.bot import buttons
+from tallystick.alerts.picture import bars
 from tallystick.model.budgets import Budget
-from tallystick.model.windows import window_at
+from tallystick.model.windows import Window, window_at
 
 NOW = datetime(2026, 11, 21, 15, 40, tzinfo=UTC)
 CHAT = Budget(
@@ -59,6 +62,11 @@ FAILING = Context(
     ), dearest_call=CALL,
 )  # fmt: skip
 REFUSED = Refused(calls=4, spent=Decimal("9.2"), reserved=Decimal("0.5"), needed=Decimal("0.41"))
+SPENDING = Spending(
+    window=Window(*(datetime(2026, 11, day, tzinfo=UTC) for day in (20, 21))), spent=Decimal("31.4"),
+    before=Decimal("24.2"), calls=9120, failed=41,
+    days=[(date(2026, 11, day), Decimal(day * 37 % 29)) for day in range(7, 21)],
+)  # fmt: skip
 STYLE = """
 body { font: 15px/1.46 Lato, "Helvetica Neue", sans-serif;
        color: #1d1c1d; margin: 24px; display: grid; grid-template-columns: 1fr 1fr 1fr; gap: 16px; align-items: start }
@@ -102,6 +110,7 @@ def messages() -> dict[str, Message]:
         "threshold, tokens of a group": slack_message(user, CONTEXT),
         "resolved": resolved_message(alert("9.2", "1"), Context(at=day.end, dashboard_url="http://127.0.0.1:8501")),
         "late and repeated": repeated(late(warning, NOW, NOW + 2 * hour)), **told,
+        "digest, daily": digest_message(SPENDING, CONTEXT),
         "many at once": combined([warning, reached, *told.values()], "http://127.0.0.1:8501"),
     }  # fmt: skip
 
@@ -139,6 +148,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     found = messages()
     page = f"<meta charset=utf-8><style>{STYLE}</style>" + "".join(drawn(*one) for one in found.items())
+    (folder / "digest.png").write_bytes(bars("Spend by day", found["digest, daily"].chart) or b"")
     (folder / "messages.html").write_text(page, encoding="utf-8")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium")

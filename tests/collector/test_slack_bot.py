@@ -13,6 +13,7 @@ import pytest
 
 from fakes.collector import Running, collector_process, kill, merged, otlp_call, running_collector, until
 from fakes.slack_api import CHANNEL, USER, FakeSlackApi, running_slack_api
+from tallystick.collector import alerting
 from tallystick.collector.alerting import Alerting
 
 CENTS = {"input_tokens": 0, "output_tokens": 100_000}  # 1.5 USD
@@ -106,6 +107,25 @@ def test_an_outage_delays_and_a_lost_answer_is_repeated_once_and_marked(tmp_path
         texts = [message["text"] for message in slack.roots()]
 
     assert ["repeated" in text for text in texts] == ([False, True] if step == "lost" else [False])
+
+
+def test_a_digest_tells_the_day_before_once_with_a_picture_in_its_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noon = (datetime.now(UTC) + timedelta(days=1)).replace(hour=12)
+    monkeypatch.setattr("tallystick.collector.service.Alerting", partial(Alerting, clock=lambda: noon))
+    monkeypatch.setattr(alerting, "WATCH_EVERY", timedelta(0))
+    with running_slack_api() as slack:
+        for times in (2, 1):
+            with running_collector(tmp_path, config(slack, budget=False) + "\ndigest = 'daily'") as running:
+                spend(running, times)
+                until(lambda: len(slack.pictures) == 1, "there is no picture")
+        [root] = slack.roots()
+        shared = [told for method, told in slack.asked if method == "files.completeUploadExternal"]
+
+    assert header(root).startswith("📊 $3.00 on ")
+    assert slack.pictures[0].startswith(b"\x89PNG")
+    assert [(told["channel_id"], told["thread_ts"]) for told in shared] == [(CHANNEL, root["ts"])]
 
 
 def test_what_slack_refuses_is_shown_with_its_word_and_what_to_do(tmp_path: Path) -> None:

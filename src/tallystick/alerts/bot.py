@@ -7,12 +7,14 @@ A webhook can only post; a bot can change what it has posted, and be told of a c
 from __future__ import annotations
 
 import json
+import logging
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 from urllib.request import Request
 
 from tallystick.alerts.deliver import DEADLINE_S, Exchange, retry_after_s, utc_now
 from tallystick.alerts.outside import is_url
+from tallystick.alerts.picture import bars
 from tallystick.errors import DeliveryDelayedError, DeliveryRefusedError
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from tallystick.alerts.slack import Block, Message
+
+log = logging.getLogger("tallystick.alerts")
 
 API_URL = "https://slack.com/api"
 LATER = frozenset(
@@ -82,6 +86,8 @@ class SlackBot:
             return
         quiet = {"unfurl_links": False, "unfurl_media": False}
         answer = self.ask("chat.postMessage", {"channel": self.channel, **told, **quiet})
+        if message.chart:
+            self._show(message, str(answer.get("ts") or ""))
         if not message.stands_alone:
             self._posted(alert, str(answer.get("channel") or self.channel), str(answer.get("ts") or ""))
 
@@ -95,15 +101,23 @@ class SlackBot:
             raise
         return True
 
-    def picture(self, png: bytes, title: str, text: str) -> None:
-        """Show a picture in the channel: ask for a place, bring it there, and share it."""
+    def _show(self, message: Message, ts: str) -> None:
+        """Put the picture of a message into its thread; the message has all the figures, so it may be missing."""
+        png = bars("Spend by day", message.chart)
+        try:
+            if png is not None:
+                self._upload(png, ts)
+        except (DeliveryDelayedError, DeliveryRefusedError, KeyError) as error:
+            log.warning("the picture of a digest is not shown: %s", error)
+
+    def _upload(self, png: bytes, ts: str) -> None:
+        """Ask for a place, bring the picture there, and share it."""
         place = self.ask("files.getUploadURLExternal", form={"filename": "spend.png", "length": str(len(png))})
         self._answered(
             Request(place["upload_url"], data=png, headers={"Content-Type": "image/png"}, method="POST")  # noqa: S310
         )
-        files = [{"id": place["file_id"], "title": title}]
-        share = {"files": files, "channel_id": self.channel, "initial_comment": text}
-        self.ask("files.completeUploadExternal", share)
+        files = [{"id": place["file_id"], "title": "Spend by day"}]
+        self.ask("files.completeUploadExternal", {"files": files, "channel_id": self.channel, "thread_ts": ts})
 
     def ask(
         self, method: str, body: dict[str, Any] | None = None, form: dict[str, str] | None = None

@@ -88,6 +88,8 @@ class Message:
     blocks: tuple[Block, ...]
     stands_alone: bool = False
     """Whether it is of no single alert, so that no message of an alert can be changed into it."""
+    chart: tuple[tuple[str, str], ...] = ()
+    """Labels and amounts in USD, for a picture where one can be shown."""
 
 
 def slack_message(alert: Alert, context: Context) -> Message:
@@ -100,10 +102,10 @@ def slack_message(alert: Alert, context: Context) -> Message:
     told = _Told(alert, context)
     blocks = (
         {"type": "header", "text": {"type": "plain_text", "text": told.header(), "emoji": True}},
-        _section(told.opening()),
-        {"type": "section", "fields": [_mrkdwn(f"*{name}*\n{value}") for name, value in told.figures()]},
-        *(_section(text) for text in (told.why(), told.outlook(), told.links()) if text),
-        {"type": "context", "elements": [_mrkdwn(told.footing())]},
+        section(told.opening()),
+        {"type": "section", "fields": [mrkdwn(f"*{name}*\n{value}") for name, value in told.figures()]},
+        *(section(text) for text in (told.why(), told.outlook(), told.links()) if text),
+        {"type": "context", "elements": [mrkdwn(told.footing())]},
     )
     return Message(text=told.fallback(), blocks=blocks)
 
@@ -118,9 +120,9 @@ def resolved_message(alert: Alert, context: Context) -> Message:
     goes = "Calls go again." if budget.enforces else "It counts from 0 again."
     blocks = (
         {"type": "header", "text": {"type": "plain_text", "text": header, "emoji": True}},
-        _section(f"*Resolved:* {spent}, and the limit was reached. {goes}"),
-        *([_section(links)] if (links := told.links()) else []),
-        {"type": "context", "elements": [_mrkdwn(told.footing())]},
+        section(f"*Resolved:* {spent}, and the limit was reached. {goes}"),
+        *([section(links)] if (links := told.links()) else []),
+        {"type": "context", "elements": [mrkdwn(told.footing())]},
     )
     return Message(text=f"{header}. {spent}. {goes}", blocks=blocks)
 
@@ -132,23 +134,24 @@ def notice_message(notice: Notice, context: Context) -> Message:
     told_figures = dict(notice.figures)
     told_figures |= {name: value for name, value in context.behind if name not in told_figures}
     figures = [(_plain(name), _plain(value)) for name, value in told_figures.items()]
-    parts = [_section(_plain(notice.todo, SECTION_CHARS_MAX))] if notice.todo else []
-    if found := _contributions(context):
-        parts.append(_section("\n".join(["*Where it went*", *found])))
+    parts = [section(_plain(notice.todo, SECTION_CHARS_MAX))] if notice.todo else []
+    if found := contributions(context):
+        parts.append(section("\n".join(["*Where it went*", *found])))
     if link := _notice_link(notice, context):
-        parts.append(_section(link))
-    counted: Block = {"type": "section", "fields": [_mrkdwn(f"*{name}*\n{value}") for name, value in figures]}
+        parts.append(section(link))
+    counted: Block = {"type": "section", "fields": [mrkdwn(f"*{name}*\n{value}") for name, value in figures]}
     blocks: tuple[Block, ...] = (
         {"type": "header", "text": {"type": "plain_text", "text": title, "emoji": True}},
         *([counted] if figures else []),
         *parts,
-        {"type": "context", "elements": [_mrkdwn(f"{context.at.astimezone(UTC):%a %d %b %H:%M} UTC")]},
+        {"type": "context", "elements": [mrkdwn(f"{context.at.astimezone(UTC):%a %d %b %H:%M} UTC")]},
     )
     told = "; ".join(f"{name}: {value}" for name, value in figures)
     return Message(text=". ".join(part for part in (title, told, _plain(notice.todo, 300)) if part), blocks=blocks)
 
 
-def _contributions(context: Context) -> list[str]:
+def contributions(context: Context) -> list[str]:
+    """Return a line for each of the three who spent most, and one for the dearest call."""
     lines = [
         f"{number}. {_filter(one.dimension, one.value)}: {show_usd(one.spend_usd)}{_of_calls(one)}"
         for number, one in enumerate(context.contributors[:SHOWN_MAX], start=1)
@@ -163,7 +166,7 @@ def _of_calls(one: Contributor) -> str:
 
 
 def _notice_link(notice: Notice, context: Context) -> str:
-    base = _base(context.dashboard_url)
+    base = base_url(context.dashboard_url)
     if not base:
         return ""
     if not notice.filters:
@@ -172,7 +175,7 @@ def _notice_link(notice: Notice, context: Context) -> str:
     return link if _size(link) <= URL_CHARS_MAX else ""
 
 
-def _base(url: str | None) -> str:
+def base_url(url: str | None) -> str:
     """Return where the dashboard is, for links; empty when that is no URL that may stand in one."""
     base = (url or "").rstrip("/")
     return "" if not base.startswith(("http://", "https://")) or any(char in base for char in ' <>|"\n') else base
@@ -183,13 +186,13 @@ def combined(messages: Sequence[Message], dashboard_url: str | None) -> Message:
     lines = [f"• {message.blocks[0]['text']['text']}" for message in messages[:DIGEST_LINES_MAX]]
     if len(messages) > DIGEST_LINES_MAX:
         lines.append(f"… and {len(messages) - DIGEST_LINES_MAX} more")
-    base = _base(dashboard_url)
+    base = base_url(dashboard_url)
     blocks: list[Block] = [
         {"type": "header", "text": {"type": "plain_text", "text": f"⚠️ {len(messages)} alerts at once", "emoji": True}},
-        _section("\n".join(lines)),
+        section("\n".join(lines)),
     ]
     if base:
-        blocks.append(_section(f"<{_escape(f'{base}/budgets')}|Open the alerts>"))
+        blocks.append(section(f"<{_escape(f'{base}/budgets')}|Open the alerts>"))
     return Message(
         text=f"{len(messages)} alerts at once: {'; '.join(lines)}"[:SECTION_CHARS_MAX],
         blocks=tuple(blocks),
@@ -201,7 +204,7 @@ def repeated(message: Message) -> Message:
     """Return ``message`` marked as possibly the second of its kind: whether the first arrived is not known."""
     if message.text.endswith(REPEATED):
         return message
-    mark: Block = {"type": "context", "elements": [_mrkdwn(REPEATED)]}
+    mark: Block = {"type": "context", "elements": [mrkdwn(REPEATED)]}
     return replace(message, text=f"{message.text} {REPEATED}", blocks=(*message.blocks, mark))
 
 
@@ -214,7 +217,7 @@ def late(message: Message, written_at: datetime, now: datetime) -> Message:
     if waited < LATE:
         return message
     note = f"(late: written {written_at.astimezone(UTC):%a %d %b %H:%M} UTC, {_duration(waited)} ago)"
-    mark: Block = {"type": "context", "elements": [_mrkdwn(note)]}
+    mark: Block = {"type": "context", "elements": [mrkdwn(note)]}
     return replace(message, text=f"{note} {message.text}", blocks=(message.blocks[0], mark, *message.blocks[1:]))
 
 
@@ -286,7 +289,7 @@ class _Told:
 
     def links(self) -> str:
         """Return the ways into the dashboard; the filters are in the URL, so a link shows what the alert counted."""
-        base = _base(self.context.dashboard_url)
+        base = base_url(self.context.dashboard_url)
         if not base:
             return ""
         window = self.alert.window
@@ -406,11 +409,13 @@ def _iso(at: datetime) -> str:
     return at.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _section(text: str) -> Block:
-    return {"type": "section", "text": _mrkdwn(text)}
+def section(text: str) -> Block:
+    """Return a block that shows ``text``."""
+    return {"type": "section", "text": mrkdwn(text)}
 
 
-def _mrkdwn(text: str) -> Mapping[str, Any]:
+def mrkdwn(text: str) -> Mapping[str, Any]:
+    """Return ``text`` in Slack's markup, in which nothing is made a link by itself."""
     # verbatim: Slack must not make links or mentions of its own from what only looks like one.
     return {"type": "mrkdwn", "text": text, "verbatim": True}
 

@@ -30,8 +30,11 @@ from tallystick.alerts import (
     Others,
     Slack,
     SlackBot,
+    Spending,
     Webhook,
     combined,
+    digest_message,
+    digest_window,
     due_alert,
     late,
     next_try_at,
@@ -41,6 +44,7 @@ from tallystick.alerts import (
     slack_message,
 )
 from tallystick.alerts.decide import REACHED
+from tallystick.alerts.digest import DAY, DAYS_SHOWN
 from tallystick.alerts.watch import URGENT
 from tallystick.collector import query
 from tallystick.collector.apply import Applier
@@ -68,6 +72,7 @@ BEHIND = {
 }  # fmt: skip
 """How far back the calls go that a notice is about; those of no calls are left out."""
 RESOLVED = "resolved"
+DIGEST = "digest"
 RESOLVED_WITHIN = timedelta(days=1)
 """How late it is still told that a window is over."""
 AT_ONCE_MAX = 5
@@ -132,6 +137,7 @@ class Alerting:
         self.dashboard_url = settings.alerts.dashboard_url
         self.quiet = settings.alerts.is_quiet
         self.raise_limit = raise_limit
+        self._settings = settings.alerts
         self._channels = _channels(settings.alerts)
         self._clicks = self._bot(settings.alerts)
         self.watching = Watching(self._ask, settings.alerts.watch, prices)
@@ -289,6 +295,7 @@ class Alerting:
             self._resolve(budget, now)
         if now - self._watched_at >= WATCH_EVERY:
             self._watched_at = now
+            self._digest(now)
             for notice in self.watching.notices(now, self.budgets()):
                 self._notice(notice, now)
 
@@ -321,6 +328,53 @@ class Alerting:
             kind=RESOLVED,
             title=f"{budget.name}: a new {budget.window} has begun",
         )
+
+    def _digest(self, now: datetime) -> None:
+        """Tell what was spent in the last day or week, once."""
+        window = digest_window(self._settings.digest, self._settings.digest_at, self._settings.timezone, now)
+        if window is None:
+            return
+        claim = notice_id(Notice(kind=DIGEST, subject=self._settings.digest, period=str(window.start), title=""))
+        if claim in self._noticed:
+            return
+        told = self._spending(window, now)
+        if told is None:
+            return
+        self._noticed.add(claim)
+        message = digest_message(*told)
+        self._write({
+            "event": "raised", "id": claim, "at": now.isoformat(), "kind": DIGEST, "title": message.text,
+            "budget": self._settings.digest, "window_start": window.start.isoformat(),
+            "window_end": window.end.isoformat(), "threshold": "", "limit_usd": "", "spent_usd": "",
+            "message": _packed(message if self._channels else None),
+        })  # fmt: skip
+        self._raised.set()
+
+    def _spending(self, window: Window, now: datetime) -> tuple[Spending, Context] | None:
+        """Return what a digest tells; None when there was no call, in ``window`` and in the one before."""
+        everything = Budget(name="all", limit_usd=Decimal(1))
+
+        def counted(start: datetime, end: datetime) -> tuple[Decimal, int, int]:
+            where, values = query.scope_where(everything, start, end)
+            sql = f"""
+                SELECT coalesce(sum(cost_usd), 0), count(*), count_if(outcome NOT IN ('ok', 'abandoned', 'cancelled'))
+                FROM calls WHERE {where}
+            """
+            [(spent, calls, failed)] = self._ask(sql, values)
+            return Decimal(spent), calls, failed
+
+        spent, calls, failed = counted(window.start, window.end)
+        before, calls_before, _ = counted(window.start - (window.end - window.start), window.start)
+        if not (calls or calls_before):
+            return None
+        firsts = [window.end - day * DAY for day in range(DAYS_SHOWN, 0, -1)]
+        days = [(first.date(), counted(first, first + DAY)[0]) for first in firsts]
+        where, values = query.scope_where(everything, window.start, window.end)
+        context = Context(
+            at=now, dashboard_url=self.dashboard_url, contributors=self._contributors(everything, where, values),
+            dearest_call=self._dearest_call(where, values),
+        )  # fmt: skip
+        return Spending(window=window, spent=spent, before=before, calls=calls, failed=failed, days=days), context
 
     def _notice(self, notice: Notice, now: datetime) -> None:
         claim = notice_id(notice)
@@ -498,7 +552,12 @@ class Alerting:
             found.append(
                 _Waiting(
                     alert=alert,
-                    message=Message(text=content["text"], blocks=tuple(content["blocks"])),
+                    message=Message(
+                        text=content["text"],
+                        blocks=tuple(content["blocks"]),
+                        stands_alone=content.get("alone", False),
+                        chart=tuple(map(tuple, content.get("chart", ()))),
+                    ),
                     raised_at=raised_at.replace(tzinfo=UTC),
                     attempts=attempts,
                     not_before=not_before.replace(tzinfo=UTC),
@@ -570,7 +629,10 @@ def notice_id(notice: Notice) -> str:
 
 
 def _packed(message: Message | None) -> str | None:
-    return None if message is None else json.dumps({"text": message.text, "blocks": message.blocks})
+    if message is None:
+        return None
+    told = {"text": message.text, "blocks": message.blocks, "alone": message.stands_alone, "chart": message.chart}
+    return json.dumps(told)
 
 
 def _tried(channel: Channel) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from tallystick.alerts import KINDS
+from tallystick.alerts import DIGESTS, KINDS
 from tallystick.alerts.bot import API_URL
 from tallystick.alerts.outside import is_url
 from tallystick.errors import SettingsError
@@ -198,6 +198,8 @@ class AlertSettings(_Table):
         default=tuple(kind for kind in KINDS if kind != "burn_rate"),
         description=f"What is told besides thresholds: {', '.join(KINDS)}.",
     )
+    digest: str = Field(default="off", description=f"A summary of the spend that is over: {', '.join(DIGESTS)}.")
+    digest_at: time = Field(default=time(9), description='When the digest is told, in timezone, as "09:00".')
     quiet_hours: str | None = Field(
         default=None, description='When only urgent alerts are told, as "22:00-07:00"; the others wait.'
     )
@@ -223,6 +225,13 @@ class AlertSettings(_Table):
         if unknown := sorted(set(watch) - set(KINDS)):
             raise ValueError(f"has {unknown[0]!r}; known: {', '.join(KINDS)}")
         return watch
+
+    @field_validator("digest")
+    @classmethod
+    def _is_digest(cls, digest: str) -> str:
+        if digest not in DIGESTS:
+            raise ValueError(f"is no digest; one of {', '.join(DIGESTS)}")
+        return digest
 
     @field_validator("timezone")
     @classmethod
