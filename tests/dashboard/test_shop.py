@@ -105,6 +105,23 @@ def test_two_clicks_lead_from_the_spike_over_its_cause_to_the_call(page: Page, t
     page.get_by_text(" calls · $").wait_for()
 
 
+def test_a_linked_call_opens_and_the_way_back_is_the_browsers(page: Page, shop: Running) -> None:
+    again = shop.ask("calls", link="re_ask", limit=1)["rows"][0]
+    page.set_viewport_size({"width": 1440, "height": 1800})
+    page.goto(f"/calls?range=7d&call={again['id']}")
+    page.get_by_text("Times in").first.wait_for()
+    box = page.get_by_test_id("stDataFrame").nth(2).bounding_box()
+    assert box is not None
+
+    page.mouse.click(box["x"] + 60, box["y"] + 35 * 1.5)
+
+    page.get_by_text(f"call {again['chain']}").wait_for()
+    page.wait_for_timeout(1500)  # a click that went on working would lead back
+    assert f"call={again['chain']}" in page.url
+    page.go_back()
+    page.get_by_text(f"call {again['id']}").wait_for()
+
+
 def click_the_highest_bar(page: Page) -> None:
     """Click high up in the chart, from the newest hour to older ones, where only a spike reaches."""
     box = page.get_by_test_id("stVegaLiteChart").first.bounding_box()

@@ -194,7 +194,7 @@ def _alerted(alerts: list[dict[str, Any]], shown: View) -> None:
     for alert in unseen[:UNSEEN_MAX]:
         _unseen(alert, shown)
     if len(unseen) > UNSEEN_MAX:
-        st.caption(f"{words.plural(len(unseen) - UNSEEN_MAX, 'older alert')} that nobody has seen are below.")
+        st.caption(f"{words.plural(len(unseen) - UNSEEN_MAX, 'older alert')} not seen yet: see below.")
     table = [
         {
             "raised": words.clock(alert["raised_at"], shown.zone, shown.now),

@@ -242,7 +242,7 @@ def _linked(row: Mapping[str, Any], shown: View) -> None:
         }
         for other in rows
     ]  # fmt: skip
-    place = parts.table(table, LINKED, {"cost_usd": frames.usd}, "Linked calls", "linked")
+    place = parts.table(table, LINKED, {"cost_usd": frames.usd}, "Linked calls", f"linked {row['id']}")
     st.caption("Of a day before and after. A click on a row opens the call.")
     if place is not None:
         st.query_params["call"] = rows[place]["id"]
