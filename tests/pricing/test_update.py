@@ -149,6 +149,7 @@ def test_the_command_prints_the_differences(theirs: Path, capsys: pytest.Capture
     told = capsys.readouterr().out
     assert ended.value.code == 0
     assert "9 prices compared, 1 differ; 1 of its models are not listed here" in told
+    assert "  not listed here: " in told
     assert [line.split() for line in told.splitlines() if "gpt-4o" in line] == [
         ["openai", "gpt-4o", "cache_read", "1.25", "1.3"]
     ]
@@ -161,7 +162,7 @@ def test_models_that_the_ledger_has_no_price_for_are_listed(capsys: pytest.Captu
 
     told = capsys.readouterr().out
     assert ended.value.code == 0
-    assert "1 models of the last 30 days have calls without a price" in told
+    assert "1 model of the last 30 days has calls without a price" in told
     assert "gpt-4oo?[2J: 3 units; near names: " in told
     assert "\x1b" not in told
 

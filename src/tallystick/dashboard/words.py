@@ -179,7 +179,7 @@ def outcome(name: str) -> str:
 STATUSES = {
     "exact": "exact: counted by the provider, priced by a listed rate",
     "provider_reported": "stated by the provider",
-    "estimated": "estimated: the provider's final count never came",
+    "estimated": "estimated, for the reason below",
     "unknown": "unknown: no price or no usable usage",
 }
 

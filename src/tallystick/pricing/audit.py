@@ -51,6 +51,7 @@ PROVIDERS = {
 }
 _KEY = re.compile(r"(?P<item>.+?)(?:_above_(?P<above>\d+)k_tokens)?(?:_(?P<case>batches|flex|priority))?")
 _CASES = {None: STANDARD, "batches": "batch", "flex": "flex", "priority": "priority"}
+NAMED_MAX = 20
 SEEN_DAYS = 30
 
 
@@ -148,6 +149,9 @@ def _ours(book: Book, place: Place, model: str, item: str, case: str, above: int
 def _show(found: Audit, path: Path) -> None:
     _say(f"\n{path.name}: {found.compared} prices compared, {len(found.differences)} differ; "
          f"{len(found.unlisted)} of its models are not listed here")  # fmt: skip
+    if found.unlisted:
+        more = ", ..." if len(found.unlisted) > NAMED_MAX else ""
+        _say(f"  not listed here: {', '.join(_clean('/'.join(name)) for name in found.unlisted[:NAMED_MAX])}{more}")
     if not found.differences:
         return
     head = ("provider", "model", "class", "case", "above", "ours", "theirs")
@@ -168,7 +172,8 @@ def _show_unpriced(collector: str, now: datetime) -> None:
 
     window = {"start": _iso(now - timedelta(days=SEEN_DAYS)), "end": _iso(now), "cost_status": "unknown"}
     rows = Collector(collector).ask("groups", {**window, "by": "model"})["rows"]
-    _say(f"\n{collector}: {len(rows)} models of the last {SEEN_DAYS} days have calls without a price")
+    have = "model of the last {} days has" if len(rows) == 1 else "models of the last {} days have"
+    _say(f"\n{collector}: {len(rows)} {have.format(SEEN_DAYS)} calls without a price")
     book = load_book()
     for row in rows:
         near = book.near(row["key"] or "", limit=3)
