@@ -135,6 +135,7 @@ def test_a_charge_is_counted_priced_and_named_as_focus_has_it_for_tokens(collect
 
 def test_what_was_negotiated_is_the_contracted_cost_beside_the_list_cost(collector: Running, tmp_path: Path) -> None:
     row = charge(exported(collector, tmp_path, "--focus", "1.4"), x_Model="gpt-4o")
+    assert row["InvoiceDetailId"] == ""
 
     costs = {name: Decimal(row[name]) for name in ("ListCost", "ContractedCost", "BilledCost", "EffectiveCost")}
     assert costs == {"ListCost": Decimal("2.5"), "ContractedCost": Decimal("2.125"), "BilledCost": Decimal("2.125"),

@@ -67,6 +67,8 @@ COLUMNS = (
     Column("ContractedUnitPrice", "decimal", is_mandatory=False, is_nullable=True),
     Column("EffectiveCost", "decimal"),
     Column("HostProviderName", is_nullable=True, versions=NEW),
+    # Always null here: no invoice is known yet.  Copies of 1.4 call its presence mandatory, or conditional.
+    Column("InvoiceDetailId", is_mandatory=False, is_nullable=True, versions=frozenset({"1.4"})),
     Column("InvoiceIssuerName"),
     Column("ListCost", "decimal"),
     Column("ListUnitPrice", "decimal", is_mandatory=False, is_nullable=True),
