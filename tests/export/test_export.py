@@ -101,12 +101,12 @@ def test_every_version_passes_the_check_and_adds_up_to_the_ledger(
     assert "1 charges are estimates" in told
 
 
-def test_the_versions_differ_in_who_provides() -> None:
+def test_the_versions_differ_in_who_provides_and_in_the_invoices_line() -> None:
     old, both, new = ({column.name for column in focus.columns(version)} for version in focus.VERSIONS)
 
     assert both - old == {"ServiceProviderName", "HostProviderName"}
     assert both - new == {"ProviderName", "PublisherName"}
-    assert not new - both
+    assert new - both == {"InvoiceDetailId"}
 
 
 def test_a_charge_is_counted_priced_and_named_as_focus_has_it_for_tokens(collector: Running, tmp_path: Path) -> None:
