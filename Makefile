@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help setup demo once test check format matrix wheel torture crashes bench clean
+.PHONY: help setup demo once test check format matrix wheel torture delivery crashes bench clean
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
 
@@ -64,6 +64,9 @@ frameworks: setup ## frameworks and other vendors' instrumentation beside ours (
 
 torture: setup ## hard budgets under kills, lost answers and storms: 20 seeds, judged by the provider's bill (ARGS="--seeds 2")
 	@$(PY) tests/torture/torture.py $(ARGS)
+
+delivery: setup ## alerts under an outage, a kill, a lost answer, 429, a hang, a drip, HTML, a redirect, 410 ...: one line each
+	@$(PY) -m pytest -v -n 0 --no-header --tb=short tests/alerts/test_deliver.py tests/collector/test_alerting.py tests/collector/test_slack_bot.py
 
 crashes: setup ## kills of a collector under load, 200 of them; prints what was lost or stored twice (ARGS="--kills 20")
 	@$(PY) tests/torture/crashes.py $(ARGS)

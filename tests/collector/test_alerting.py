@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from fakes.collector import Running, collector_process, kill, merged, otlp_call, running_collector, until
 from fakes.slack import FakeSlack, running_slack
+from tallystick.collector.alerting import Alerting
 
 USAGE = {"input_tokens": 1200, "output_tokens": 350}  # 0.00885 USD
 CENTS = {"input_tokens": 0, "output_tokens": 100_000}  # 1.5 USD
@@ -248,3 +250,24 @@ def reserve(running: Running, name: str, usd: str) -> dict[str, Any]:
     )
     found: dict[str, Any] = json.loads(answer)
     return found
+
+
+def test_a_slack_that_was_down_for_a_day_gets_each_alert_once_and_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running_slack(*["503"] * 50) as slack:
+        with running_collector(tmp_path, config(slack)) as running:
+            for times in (4, 2, 1):
+                spend(running, times)
+            until(lambda: len(states(running)) == 3, "not all are raised")
+        assert slack.messages == []
+        slack.play()
+        a_day_later = partial(Alerting, clock=lambda: datetime.now(UTC) + timedelta(days=1))
+        monkeypatch.setattr("tallystick.collector.service.Alerting", a_day_later)
+        with running_collector(tmp_path, config(slack)) as running:
+            slack.wait_for(3)
+            until(lambda: {state for _, state in states(running)} == {"delivered"}, "not all are delivered")
+
+    assert [message["text"].partition(", 1 d 0 h ago)")[1] != "" for message in slack.messages] == [True] * 3
+    assert ["60 %" in slack.messages[0]["text"], "90 %" in slack.messages[1]["text"]] == [True, True]
+    assert "105 %" in slack.messages[2]["text"]
