@@ -124,6 +124,9 @@ def test_of_a_day_without_calls_the_advisor_says_so(asked: Running, open_page_of
 
 def test_settings_tell_what_the_doctor_found(asked: Running, open_page_of_any_collector: Open) -> None:
     text = shown(open_page_of_any_collector("settings"))
+    assert (
+        "Calls are kept for 400 days; the sums of their hours stay. After 40 days they move into the archive." in text
+    )
 
     for check in asked.ask("doctor")["checks"]:
         assert check["name"] in text

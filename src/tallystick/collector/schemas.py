@@ -192,6 +192,7 @@ ANSWERS: Mapping[str, Schema] = {
             service=WORD, calls=COUNT, last_call_at=TIME, ahead_s=NUMBER
         ),
         emitters=_rows(emitter=TEXT, calls=COUNT, last_call_at=TIME), channels=STRINGS, ledger=ANYTHING,
+        kept=_object(archive_days=COUNT, retention_days=COUNT, retention_gb=NUMBER),
     ),
     "/api/v1/alerts/test": _object(
         rows=_rows(channel=TEXT, delivered=FLAG, error=WORD)

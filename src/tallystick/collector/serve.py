@@ -120,7 +120,10 @@ class Answers:
 
         def asked() -> Any:
             fault = self.journal.fault or self.applier.trouble()
-            return doctor.report(self._ask, _now(), facts | {"fault": fault, "ledger": self._ledger()})
+            kept = self.settings.collector
+            return doctor.report(self._ask, _now(), facts | {"fault": fault, "ledger": self._ledger()}) | {
+                "kept": {name: getattr(kept, name) for name in ("archive_days", "retention_days", "retention_gb")}
+            }
 
         return await self._answer(asked)
 

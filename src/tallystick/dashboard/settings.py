@@ -57,7 +57,7 @@ def _body(shown: View) -> None:
     month = {"start": iso(shown.now - RANGES[UNPRICED_WITHIN]), "end": iso(shown.now)}
     _prices(ledger, ask("advice", {**month, "about": "prices"}))
     _senders(told, shown)
-    _kept(ledger["journal"])
+    _kept(ledger["journal"], told["kept"])
 
 
 def check_line(check: Mapping[str, str]) -> str:
@@ -137,13 +137,19 @@ def _senders(told: Mapping[str, Any], shown: View) -> None:
         )  # fmt: skip
 
 
-def _kept(journal: Mapping[str, Any]) -> None:
+def _kept(journal: Mapping[str, Any], kept: Mapping[str, Any]) -> None:
     st.markdown("### Kept")
-    segments = words.plural(journal["segments"], "segment")
-    st.markdown(
-        f"The journal holds everything that ever arrived: {words.count(journal['bytes'] / 1e6)} MB in {segments}. "
-        "`tallystick backup FILE` copies it."
-    )
+    largest = kept["retention_gb"]
+    told = [
+        f"Calls are kept for {words.plural(kept['retention_days'], 'day')}"
+        + (f" or up to {largest:g} GB, whichever is less" if largest else "")
+        + "; the sums of their hours stay",
+        f"after {words.plural(kept['archive_days'], 'day')} they move into the archive",
+        f"the journal holds {words.count(journal['bytes'] / 1e6)} MB in {words.plural(journal['segments'], 'segment')}",
+    ]
+    st.markdown(f"{words.escape('. '.join(each[0].upper() + each[1:] for each in told), 400)}. "
+                "`tallystick backup FILE` copies all of it.")  # fmt: skip
+    st.caption("`archive_days`, `retention_days` and `retention_gb` of `tallystick.toml` say how long.")
 
 
 def _slack() -> None:
