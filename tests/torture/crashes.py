@@ -136,6 +136,9 @@ def crash_loop(folder: Path, *, kills: int, seed: int) -> Outcome:
             running = Running(folder, url, process.pid)
             until(lambda running=running: running.request("GET", "/healthz")[0] == 200, "it is not healthy")
             outcome.restarts_s.append(time.monotonic() - begun)
+            if not outcome.kills % 20:
+                told = f"{outcome.kills} kills, restart p50 {statistics.median(outcome.restarts_s):.2f} s so far"
+                print(told, file=sys.stderr, flush=True)
         load.stop()
         running = Running(folder, url, process.pid)
         until(lambda: running.ask("ledger")["journal"]["behind_bytes"] == 0, "it does not catch up", 300.0)
