@@ -231,7 +231,7 @@ def response_cache(question: Question) -> Verdict:
     """Calls that a cache for whole answers would have spared."""
     sql = f"SELECT count(*)::BIGINT FROM calls WHERE {{where}} AND {ASKED_ONCE}"
     seen = question.rows(sql)[0][0]
-    found = question.rows(_repeated()) if seen >= CALLS_MIN else []
+    found = repeated(question.ask, question.asked) if seen >= CALLS_MIN else []
     again = [
         Again(
             ttl_s=ttl_s,
@@ -249,18 +249,18 @@ def response_cache(question: Question) -> Verdict:
 ASKED_ONCE = f"outcome = 'ok' AND {ANSWERED} AND digest IS NOT NULL AND link IS NULL"
 
 
-def _repeated() -> str:
-    """Return the SQL of (digest, model, and for each time how many calls a cache had spared and what they cost)."""
+def repeated(ask: Ask, asked: Range) -> list[tuple[Any, ...]]:
+    """Return (digest, model, and for each of `TTLS_S` how many calls a cache had spared and what they cost)."""
     hits = ", ".join(
         f"count(*) FILTER (gap <= {ttl_s * 10**6})::BIGINT, coalesce(sum(cost_usd) FILTER (gap <= {ttl_s * 10**6}), 0)"
         for ttl_s in TTLS_S
     )
     # Only what came more than once is put in order, by eight bytes in the place of a text.
-    return f"""
+    sql = f"""
         WITH asked AS (
             SELECT hash(digest) AS request, rowid AS n, epoch_us(started_at) AS began, cost_usd,
                 epoch_us(started_at) + (coalesce(latency_ms, 0) * 1000)::BIGINT AS ended
-            FROM calls WHERE {{where}} AND {ASKED_ONCE}
+            FROM calls WHERE {asked.where} AND {ASKED_ONCE}
         ),
         often AS (SELECT request FROM asked GROUP BY request HAVING count(*) > 1),
         timed AS (
@@ -272,6 +272,7 @@ def _repeated() -> str:
         )
         SELECT digest, model, spared.* EXCLUDE (n) FROM spared JOIN calls ON calls.rowid = spared.n
     """
+    return ask(sql, asked.values)
 
 
 def repeats(question: Question) -> Verdict:

@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from tallystick.collector.advice import ASKED_ONCE
+from tallystick.collector.advice import repeated
+from tallystick.collector.advise import TTLS_S
 from tallystick.collector.query import Json, Params, _named, _plain, _range
 from tallystick.collector.rollups import ATTEMPT_WITHIN, Ask, Range, naive, sources, summed
 from tallystick.model.failures import MAY_BE_BILLED, Outcome
@@ -25,7 +26,6 @@ CAUSES: Mapping[str, tuple[Outcome, ...]] = {
 }  # fmt: skip
 OTHER = tuple(each for each in Outcome if each is not Outcome.OK and each not in sum(CAUSES.values(), ()))
 TRIES_MAX = 6
-DUPLICATE_WITHIN = timedelta(hours=1)
 DIGESTS_MAX = 20
 """So many of the dearest repeated requests are named, so that a link to their calls is not too long."""
 HEADROOM_WITHIN = timedelta(days=1)
@@ -76,27 +76,10 @@ def _asked_again(ask: Ask, asked: Range) -> Json:
 
 def _duplicates(ask: Ask, asked: Range) -> Json:
     """Answered calls with the digest of an answered one that had ended at most an hour before."""
-    sql = f"""
-        WITH once AS (
-            SELECT hash(digest) AS request, rowid AS n, epoch_us(started_at) AS began, cost_usd,
-                epoch_us(started_at) + (coalesce(latency_ms, 0) * 1000)::BIGINT AS ended
-            FROM calls WHERE {asked.where} AND {ASKED_ONCE}
-        ),
-        often AS (SELECT request FROM once GROUP BY request HAVING count(*) > 1),
-        timed AS (
-            SELECT request, n, cost_usd, began - lag(ended) OVER (PARTITION BY request ORDER BY began, n) AS gap
-            FROM once SEMI JOIN often USING (request)
-        ),
-        again AS (
-            SELECT any_value(n) AS n, count(*)::BIGINT AS calls, sum(cost_usd) AS usd FROM timed
-            WHERE gap BETWEEN 0 AND {DUPLICATE_WITHIN // timedelta(microseconds=1)} GROUP BY request
-        )
-        SELECT digest, again.calls, usd, sum(again.calls) OVER ()::BIGINT, sum(usd) OVER ()
-        FROM again JOIN calls ON calls.rowid = again.n ORDER BY usd DESC, digest LIMIT {DIGESTS_MAX}
-    """
-    rows = ask(sql, asked.values)
-    calls, usd = rows[0][3:] if rows else (0, Decimal())
-    return _cause("duplicates", calls, usd, {"digest": [row[0] for row in rows]})
+    hour = 2 + 2 * TTLS_S.index(3600)
+    found = sorted((row for row in repeated(ask, asked) if row[hour]), key=lambda row: (-row[hour + 1], row[0]))
+    calls, usd = sum(row[hour] for row in found), sum((Decimal(row[hour + 1]) for row in found), Decimal())
+    return _cause("duplicates", calls, usd, {"digest": [row[0] for row in found[:DIGESTS_MAX]]})
 
 
 def _cause(name: str, calls: int, usd: Any, filters: Mapping[str, Any], untold: int = 0) -> Json:

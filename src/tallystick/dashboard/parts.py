@@ -37,7 +37,7 @@ def collector() -> Collector:
 def ask_kept(question: str, asked: dict[str, Any], timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
     """Ask what reads more than sums; the answer is kept for a minute, so that drawing anew costs nothing."""
     # Not a decorator: at the import Streamlit does not run yet, and says so on stderr.
-    keep = st.cache_data(ttl=KEPT_S, max_entries=1000, show_spinner=False)(_answer)
+    keep = st.cache_data(ttl=KEPT_S, max_entries=200, show_spinner=False)(_answer)
     return keep(collector().url, question, asked, timeout_s)
 
 
