@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
 import sys
@@ -52,6 +53,18 @@ def test_the_thread_ships_by_itself(tmp_path: Path, receiver: Receiver) -> None:
     spool.append(payload("a"))
 
     wait_until(lambda: len(receiver.spans()) == 1)
+
+
+def test_what_somebody_has_deleted_before_it_was_sent_is_sent(tmp_path: Path, receiver: Receiver) -> None:
+    spool, shipper = shipper_of(tmp_path / "spool", receiver.url)
+    spool.append(payload("a"))
+    shutil.rmtree(tmp_path / "spool")
+
+    assert shipper.ship(5)
+    spool.append(payload("b"))
+    assert shipper.ship(5)
+
+    assert [span.name for span in receiver.spans()] == ["a", "b"]
 
 
 @pytest.mark.parametrize("behaviour", ["503", "429", "408", "500"])

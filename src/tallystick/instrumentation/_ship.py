@@ -178,7 +178,7 @@ class Shipper:
             if dropped := self.spool.take_dropped():
                 self.report_dropped(dropped, time.time_ns())
             for segment in self.spool.seal():
-                self._send(segment.path.read_bytes(), segment.path, until)
+                self._send(self.spool.read(segment), segment.path, until)
                 self.spool.remove(segment)
         except Undelivered as undelivered:
             log.debug(

@@ -24,7 +24,7 @@ log = logging.getLogger("tallystick.spool")
 SEGMENT_BYTES_MAX = 1024 * 1024
 NOTE_NAME = "in-flight"
 """Comes behind the segments, which begin with a time, so that a note is adopted after what it may repeat."""
-NEW_FILE = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+NEW_FILE = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
 _spools: weakref.WeakSet[Spool] = weakref.WeakSet()
 
@@ -112,6 +112,11 @@ class Spool:
             if self._open is not None and self._open.size:
                 self._seal()
             return list(self._sealed)
+
+    def read(self, segment: Segment) -> bytes:
+        """Return what is in a sealed segment, also when somebody has deleted the file; nothing once it was let go."""
+        with self._lock:
+            return os.pread(segment.fd, segment.size, 0) if segment in self._sealed else b""
 
     def remove(self, segment: Segment) -> None:
         """Forget a segment whose records are safe elsewhere."""
