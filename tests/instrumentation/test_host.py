@@ -760,6 +760,23 @@ async def test_a_target_that_is_missing_disables_that_target_only(
     assert names[same] >= 1, "this SDK's other kind of client"
 
 
+# Greenlets ------------------------------------------------------------------------------------------------------------
+
+GREENLETS = """
+from gevent.pool import Pool
+print(len(set(Pool(25).map(lambda _: chat().id, range(50)))))
+"""
+PATCH = "from gevent import monkey\nmonkey.patch_all()"
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_greenlets_call_at_the_same_time_and_none_waits_for_ever(order: str, app: App, receiver: Receiver) -> None:
+    ended = app.run(GREENLETS, **{order: PATCH})
+
+    assert (ended.returncode, ended.stdout) == (0, "50\n"), ended.stderr
+    assert [told(span, "tallystick.outcome") for span in receiver.spans()].count("ok") == 50
+
+
 # Calls in flight when the process ends --------------------------------------------------------------------------------
 
 IN_FLIGHT = """

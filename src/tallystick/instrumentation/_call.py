@@ -110,7 +110,8 @@ class Call:
         model = request.get("model")
         name = f"{route.operation} {model}" if isinstance(model, str) else route.operation
         self._span = CallSpan(tracing, name, self._asked(model) | told, self._start_ns)
-        tracing.flights.begin(self)
+        with guard("the watching of a call"):
+            tracing.flights.begin(self)
 
     def _asked(self, model: object) -> dict[str, Any]:
         asked: dict[str, Any] = {
@@ -394,7 +395,8 @@ class Call:
                 self.on_end(self._outcome)
         children = self._told_apart() + self._held
         self._span.end(attributes, self.now_ns(), children, failed=self._outcome not in _QUIET)
-        self._tracing.flights.end(self)
+        with guard("the watching of a call"):
+            self._tracing.flights.end(self)
 
     def _settled(self) -> dict[str, Any]:
         """Replace what budgets set aside by what the call took; return what its span tells of that."""

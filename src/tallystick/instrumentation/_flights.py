@@ -36,7 +36,7 @@ class Flights:
         self._calls: weakref.WeakSet[Call] = weakref.WeakSet()
         self._noted: weakref.WeakSet[Call] = weakref.WeakSet()
         self._woken = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._is_watched = False
 
     def begin(self, call: Call) -> None:
         """Watch a call from now on; returns at once."""
@@ -44,12 +44,12 @@ class Flights:
             self._reset()
         with self._lock:
             self._calls.add(call)
-            if self._woken.is_set():
-                return
+            was_watched, self._is_watched = self._is_watched, True
+        # Not with the lock held: where gevent is, another greenlet may run here, and would wait for it for ever.
+        if not was_watched:
+            self._start()
+        elif not self._woken.is_set():
             self._woken.set()
-            if self._thread is None and not self._stopped:
-                self._thread = threading.Thread(target=self._watch, name="tallystick-flights", daemon=True)
-                self._thread.start()
 
     def end(self, call: Call) -> None:
         """Forget a call that was written."""
@@ -64,26 +64,39 @@ class Flights:
         """Note what is still in flight at the end of the process: threads that nobody waits for."""
         with self._lock:
             self._note(self._calls)
-            self._stopped = True
-            self._woken.set()
+        self._stop()
 
     def stop(self) -> None:
         """Watch no more, and leave no note."""
         with self._lock:
             self._calls.clear()
-            self._stopped = True
-            self._woken.set()
+        self._stop()
+
+    def _start(self) -> None:
+        self._woken = threading.Event()  # of the kind that is in force now: gevent's, if it came after us
+        self._woken.set()
+        threading.Thread(target=self._watch, name="tallystick-flights", daemon=True).start()
+
+    def _stop(self) -> None:
+        self._stopped = True
+        self._woken.set()
 
     def _watch(self) -> None:
         woken = self._woken
         while woken.wait() and not self._stopped:
+            woken.clear()
             time.sleep(AFTER_S)
-            with guard("the noting of calls in flight"), self._lock:
-                lasting = weakref.WeakSet(call for call in self._calls if call.age_s >= AFTER_S)
-                if lasting != self._noted:
-                    self._note(lasting)
-                if not self._calls:
-                    woken.clear()
+            with guard("the noting of calls in flight"):
+                if self._look():
+                    woken.set()
+
+    def _look(self) -> bool:
+        """Note the calls that last, if they are others than before; tell whether any call is in flight."""
+        with self._lock:
+            lasting = weakref.WeakSet(call for call in self._calls if call.age_s >= AFTER_S)
+            if lasting != self._noted:
+                self._note(lasting)
+            return bool(self._calls)
 
     def _note(self, calls: weakref.WeakSet[Call]) -> None:
         self._noted = weakref.WeakSet(calls)
