@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -114,15 +115,25 @@ def top(collector: str, by: str, since: str) -> int:
     """Show what is spent, by a dimension, again and again until ctrl-C."""
     asked = Collector(collector)
     screen = terminal()
-    with suppress(KeyboardInterrupt), Live(frame(asked, by, since, screen), console=screen, auto_refresh=False) as live:
+    with suppress(KeyboardInterrupt), drawing(screen, frame(asked, by, since, screen)) as draw:
         while True:
             time.sleep(TOP_S)
             try:
-                live.update(frame(asked, by, since, screen), refresh=True)
+                draw(frame(asked, by, since, screen))
             except CollectorUnreachableError as error:
-                line = Text(f"no collector answers at {clean(error.url)}; still looking", "red")
-                live.update(line, refresh=True)
+                draw(Text(f"no collector answers at {clean(error.url)}; still looking", "red"))
     return 0
+
+
+@contextmanager
+def drawing(screen: Console, first: RenderableType) -> Iterator[Callable[[RenderableType], None]]:
+    """Draw ``first``, and yield what draws the next in its place; below it where nothing can be drawn over."""
+    if not screen.is_terminal:  # Live would hold back all but the last
+        screen.print(first)
+        yield lambda following: screen.print(Text(), following)
+        return
+    with Live(first, console=screen, auto_refresh=False) as live:
+        yield partial(live.update, refresh=True)
 
 
 def frame(asked: Collector, by: str, since: str, screen: Console) -> Group:

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import combinations
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from tallystick.dashboard import charts, figures
-from tallystick.dashboard.theme import REST_COLOUR, SERIES_COLOURS, Palette
+from tallystick.dashboard.theme import NONE_COLOUR, REST_COLOUR, SERIES_COLOURS, Palette
 from tallystick.dashboard.view import read_view
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -199,6 +200,31 @@ def test_a_name_keeps_its_colour_whatever_is_filtered_or_ranked() -> None:
     assert palette.colours("model", "cb") == [together["c"], together["b"]]
     assert len(set(together.values())) == 3
     assert set(together.values()) <= set(SERIES_COLOURS)
+
+
+def test_two_series_of_one_chart_never_share_a_colour() -> None:
+    palette = Palette()
+    names = [f"m{number}" for number in range(30)]
+    alone = {name: palette.colours("model", [name])[0] for name in names}
+    assert len(set(alone.values())) < len(names)
+
+    for shown in combinations(names[:9], len(SERIES_COLOURS)):
+        given = palette.colours("model", shown)
+        assert len(set(given)) == len(shown)
+        assert given[0] == alone[shown[0]]
+    assert {name: palette.colours("model", [name])[0] for name in names} == alone
+
+
+def test_calls_without_a_value_and_the_rest_have_two_greys() -> None:
+    rows = [series("2026-11-21T10:00:00Z", f"m{number}", str(number)) for number in range(1, 12)]
+    rows.append(series("2026-11-21T10:00:00Z", None, "20"))
+    view = read_view({}, NOW, "UTC")
+
+    spec = charts.stacked(figures.stack(rows, "hour", BERLIN), view, Palette(), "feature").to_dict()
+
+    scale = spec["layer"][0]["encoding"]["color"]["scale"]
+    assert dict(zip(scale["domain"], scale["range"], strict=True))["(none)"] == NONE_COLOUR
+    assert len(set(scale["range"])) == len(scale["domain"]) == 7
 
 
 def test_the_rest_is_grey() -> None:

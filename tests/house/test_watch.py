@@ -112,6 +112,23 @@ def test_top_draws_itself_anew(collector: Running) -> None:
     assert "Traceback" not in said
 
 
+def test_top_through_a_pipe_prints_each_look_below_the_one_before(collector: Running) -> None:
+    command = [sys.executable, "-m", "tallystick", "top", "--by", "service", "--since", "24h",
+               "--collector", collector.url]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    said: list[str] = []
+    while sum("by service; ctrl-C ends it" in line for line in said) < 2:
+        said.append(process.stdout.readline())
+        assert said[-1], said  # it ended
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=DEADLINE_S)
+
+    assert process.returncode == 0
+    assert any(line.startswith("jobs") for line in said)
+    assert "\x1b" not in "".join(said) + rest
+
+
 def test_the_doctor_says_what_settings_show(collector: Running) -> None:
     command = [sys.executable, "-m", "tallystick", "doctor", "--collector", collector.url]
     ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=DEADLINE_S)

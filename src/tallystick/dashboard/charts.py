@@ -10,7 +10,7 @@ import altair as alt
 
 from tallystick.dashboard import words
 from tallystick.dashboard.figures import BUCKETS, Stack, Step, wall
-from tallystick.dashboard.theme import FAILED_COLOUR, OK_COLOUR, REST_COLOUR, SERIES_COLOURS, Palette
+from tallystick.dashboard.theme import FAILED_COLOUR, NONE_COLOUR, OK_COLOUR, REST_COLOUR, SERIES_COLOURS, Palette
 from tallystick.dashboard.view import View
 
 FITTING = alt.expr("width < 480 ? 2 : width < 900 ? 4 : 7")
@@ -99,10 +99,12 @@ def _unpriced_marks(rows: list[dict[str, Any]], view: View) -> alt.Chart:
 
 
 def _colour(stack: Stack, dimension: str, palette: Palette, drawn: set[str]) -> alt.Color:
-    apart = [name for name in stack.series if name != stack.rest]
-    bound = dict(zip(apart, palette.colours(dimension, apart), strict=True))
+    apart = [name for name in stack.series if name not in (words.NONE, stack.rest)]
+    bound = dict(zip(apart, palette.colours(dimension, apart), strict=True)) | {words.NONE: NONE_COLOUR}
+    if stack.rest:
+        bound[stack.rest] = REST_COLOUR
     domain = [name for name in stack.series if name in drawn]
-    colours = [REST_COLOUR if name in (words.NONE, stack.rest) else bound[name] for name in domain]
+    colours = [bound[name] for name in domain]
     legend = alt.Legend(
         orient="top", title=None, labelLimit=alt.expr("width < 480 ? 130 : 220"), symbolType="square", columns=FITTING
     )

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from collections.abc import Set as AbstractSet
 
 # Okabe and Ito, "Color Universal Design": told apart with every kind of colour vision, legible on white and on black.
 # Black is left out (invisible on the dark theme), and so is yellow (invisible on the light one).
 SERIES_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 REST_COLOUR = "#8A8F98"
-"""Whatever is not a series of its own: the rest, and calls without a value."""
+"""Whatever is not a series of its own."""
+NONE_COLOUR = "#5B6470"
+"""Calls without a value: a grey that is told from the rest's by its lightness, and seen on white and on black."""
 OK_COLOUR = "#009E73"
 FAILED_COLOUR = "#D55E00"
 
@@ -45,7 +48,8 @@ class Palette:
     """Binds a colour to each series name, for as long as the dashboard runs.
 
     A name's colour never depends on its rank or on the filter: it is the one that the name's checksum points at, or the
-    next that no other name of the same dimension has.  With more names than colours some share one.
+    next that no other name of the same dimension has.  With more names than colours some share one; where two of those
+    are shown at once, the second gets another for that chart.
     """
 
     def __init__(self) -> None:
@@ -53,15 +57,26 @@ class Palette:
         self._bound: defaultdict[str, dict[str, str]] = defaultdict(dict)
 
     def colours(self, dimension: str, names: Iterable[str]) -> list[str]:
-        """Return the colours of ``names``, in their order."""
+        """Return the colours of ``names``, in their order; no two share one, as long as there are enough."""
+        names = list(names)
         with self._lock:
-            return [self._colour(self._bound[dimension], name) for name in names]
+            bound = self._bound[dimension]
+            shown = {name: bound[name] for name in names if name in bound}
+            for name in names:
+                if name not in bound:
+                    bound[name] = shown[name] = _free(name, set(bound.values()), set(shown.values()))
+            given: dict[str, str] = {}
+            for name, colour in shown.items():
+                taken = set(given.values())
+                given[name] = _free(name, taken | set(shown.values()), taken) if colour in taken else colour
+            return [given[name] for name in names]
 
-    @staticmethod
-    def _colour(bound: dict[str, str], name: str) -> str:
-        if name not in bound:
-            first = zlib.crc32(name.encode())
-            turns = [SERIES_COLOURS[(first + step) % len(SERIES_COLOURS)] for step in range(len(SERIES_COLOURS))]
-            taken = set(bound.values())
-            bound[name] = next((colour for colour in turns if colour not in taken), turns[0])
-        return bound[name]
+
+def _free(name: str, *taken: AbstractSet[str]) -> str:
+    """Return the first colour, from the one that the checksum of ``name`` points at, that is in none of a ``taken``.
+
+    The sets are tried in their order, the one to be kept clear of before all comes last.
+    """
+    first = zlib.crc32(name.encode())
+    turns = [SERIES_COLOURS[(first + step) % len(SERIES_COLOURS)] for step in range(len(SERIES_COLOURS))]
+    return next((colour for used in taken for colour in turns if colour not in used), turns[0])
