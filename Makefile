@@ -8,6 +8,9 @@ STAMP := $(VENV)/.installed
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
+# Without byte code a collector's start takes three times as long, and every process of a test compiles what it loads anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup demo once test check format matrix wheel torture delivery crashes bench clean
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
@@ -19,7 +22,7 @@ $(STAMP): pyproject.toml
 	@if command -v uv >/dev/null 2>&1; then \
 		echo "==> making $(VENV) with uv ($(PYTHON))"; \
 		uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && echo "==> installing tallystick[all] and the dev group" && \
-		uv pip install --quiet --python $(PY) -e '.[all]' --group dev; \
+		uv pip install --quiet --compile-bytecode --python $(PY) -e '.[all]' --group dev; \
 	else \
 		echo "==> making $(VENV) with venv + pip ($(PYTHON))"; \
 		$(PYTHON) -m venv $(VENV) && $(PY) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' && \

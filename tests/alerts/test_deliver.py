@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakes.slack import PATH, running_slack
-from tallystick.alerts import Message, Slack, next_try_at, repeated
+from tallystick.alerts import Message, next_try_at, repeated
+from tallystick.alerts.deliver import Slack
 from tallystick.errors import DeliveryDelayedError, DeliveryRefusedError
 
 SECRET = PATH.rpartition("/")[2]

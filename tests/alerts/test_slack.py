@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakes.slack import complaint, running_slack
-from tallystick.alerts import Alert, Context, Contributor, DearestCall, Message, Slack, late, repeated, slack_message
+from tallystick.alerts import Alert, Context, Contributor, DearestCall, Message, late, repeated, slack_message
+from tallystick.alerts.deliver import Slack
 from tallystick.model.budgets import Budget
 from tallystick.model.windows import window_at
 

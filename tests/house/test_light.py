@@ -37,3 +37,14 @@ def test_the_public_surface_is_what_all_says() -> None:
         assert getattr(tallystick, name) is not None
     assert tallystick.__all__ == sorted(tallystick.__all__)
     assert set(dir(tallystick)) == {*tallystick.__all__, "__version__"}
+
+
+def test_a_collector_loads_what_it_does_not_need_at_its_start_when_it_needs_it() -> None:
+    loaded = loaded_after("import tallystick.collector.service")
+
+    assert {"duckdb", "uvicorn"} <= loaded
+    assert not loaded & {"slack_sdk", "apprise", "PIL", "grpc", "genai_prices", "pandas"}
+
+
+def test_what_makes_rows_knows_neither_the_store_nor_the_settings() -> None:
+    assert not loaded_after("import tallystick.collector.worker") & {"duckdb", "pydantic", "slack_sdk", "starlette"}

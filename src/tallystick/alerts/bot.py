@@ -15,6 +15,7 @@ from urllib.request import Request
 from tallystick.alerts.deliver import DEADLINE_S, Exchange, retry_after_s, utc_now
 from tallystick.alerts.outside import is_url
 from tallystick.alerts.picture import bars
+from tallystick.alerts.slack import API_URL
 from tallystick.errors import DeliveryDelayedError, DeliveryRefusedError
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tallystick.alerts")
 
-API_URL = "https://slack.com/api"
 LATER = frozenset(
     {"ratelimited", "rate_limited", "internal_error", "fatal_error", "service_unavailable", "request_timeout"}
 )

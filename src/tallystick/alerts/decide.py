@@ -1,13 +1,15 @@
-"""Whether an alert is due: a pure decision over spend, limit and what was told before."""
+"""Whether an alert is due, and when to try again to deliver it: pure decisions."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+    from datetime import datetime
 
     from tallystick.model.budgets import Budget
     from tallystick.model.windows import Window
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 REACHED = Decimal(1)
 """The share at which a limit is reached."""
+BACKOFF_S = 1
+BACKOFF_S_MAX = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,3 +79,10 @@ def due_alert(
     return Alert(
         budget=budget, window=window, threshold=max(crossed), spent=spent, refused=refused if is_refusal else None
     )
+
+
+def next_try_at(deliveries: int, now: datetime, retry_after_s: float | None = None) -> datetime:
+    """Return when to try again after ``deliveries`` failed tries: 1, 2, 4 ... 300 s later, never before Retry-After."""
+    # The exponent is bounded too: a receiver that is down for weeks must not make a huge number of it.
+    backoff_s = min(BACKOFF_S_MAX, BACKOFF_S * 2 ** min(max(deliveries - 1, 0), 16))
+    return now + timedelta(seconds=max(backoff_s, retry_after_s or 0.0))

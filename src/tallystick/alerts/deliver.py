@@ -6,7 +6,7 @@ import logging
 import math
 import socket
 from contextlib import closing, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException, IncompleteRead, RemoteDisconnected
 from threading import Event, Lock, Thread
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 DEADLINE_S = 10.0
 ANSWER_BYTES_MAX = 64 * 1024
-BACKOFF_S = 1
-BACKOFF_S_MAX = 300
 RETRY_AFTER_S_MAX = 86_400
 """A day: an alert that waits longer speaks of a window that is over."""
 
@@ -82,13 +80,6 @@ class Slack:
         if answer is None:
             raise DeliveryDelayedError(f"Slack did not answer: {exchange.failure}", ambiguous=exchange.was_sent)
         _judge(answer, self._clock())
-
-
-def next_try_at(deliveries: int, now: datetime, retry_after_s: float | None = None) -> datetime:
-    """Return when to try again after ``deliveries`` failed tries: 1, 2, 4 ... 300 s later, never before Retry-After."""
-    # The exponent is bounded too: a receiver that is down for weeks must not make a huge number of it.
-    backoff_s = min(BACKOFF_S_MAX, BACKOFF_S * 2 ** min(max(deliveries - 1, 0), 16))
-    return now + timedelta(seconds=max(backoff_s, retry_after_s or 0.0))
 
 
 def _judge(answer: WebhookResponse, now: datetime) -> None:

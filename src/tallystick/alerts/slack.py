@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tallystick.alerts.decide import Alert
     from tallystick.alerts.watch import Notice
 
+API_URL = "https://slack.com/api"
 # Slack refuses a whole message with invalid_blocks when one of its limits is passed.
 # Source: Block Kit reference, and the validators in slack_sdk 3.47.0, models/blocks.
 HEADER_CHARS_MAX = 150

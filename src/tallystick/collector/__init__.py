@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, closing
 from pathlib import Path
+
+WORKER = "tallystick.collector.worker"
 
 
 def run(*, data: Path | None, host: str | None, port: int | None, config: Path | None) -> int:
@@ -11,10 +14,16 @@ def run(*, data: Path | None, host: str | None, port: int | None, config: Path |
     Arguments beat variables (``TALLYSTICK_*``) beat the file.  Raises SettingsError, PortTakenError or StoreLockedError
     before anything is received.
     """
-    from tallystick.collector.service import run_forever  # the libraries of the extra load here
+    from tallystick.collector.child import Child
     from tallystick.collector.settings import load
 
-    return run_forever(load(data=data, host=host, port=port, config=config))
+    settings = load(data=data, host=host, port=port, config=config)
+    with ExitStack() as ended:
+        # The worker loads its libraries while this process loads its own.
+        worker = ended.enter_context(closing(Child(WORKER))) if settings.collector.worker else None
+        from tallystick.collector.service import run_forever  # the libraries of the extra load here
+
+        return run_forever(settings, worker)
 
 
 def rebuild(*, data: Path | None, config: Path | None) -> int:

@@ -17,21 +17,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tallystick.alerts import (
     Alert,
-    Clicks,
     Context,
     Contributor,
     DearestCall,
     Message,
     Notice,
     Others,
-    Slack,
-    SlackBot,
     Spending,
-    Webhook,
     combined,
     digest_message,
     digest_window,
@@ -56,6 +52,9 @@ from tallystick.model.budgets import Budget, is_dimension
 from tallystick.model.money import show_usd
 from tallystick.model.segment import Kind
 from tallystick.model.windows import Window, window_at
+
+if TYPE_CHECKING:
+    from tallystick.alerts.clicks import Clicks
 
 log = logging.getLogger("tallystick.alerts")
 
@@ -205,6 +204,8 @@ class Alerting:
         """Add the bot to the channels, and return what listens to its buttons, if anything does."""
         if settings.slack_bot_token is None or settings.slack_channel is None:
             return None
+        from tallystick.alerts.bot import SlackBot  # slack_sdk loads here
+
         app_token = settings.slack_app_token
         try:
             bot = SlackBot(
@@ -216,6 +217,8 @@ class Alerting:
         self._channels.append(bot)
         if app_token is None:
             return None
+        from tallystick.alerts.clicks import Clicks
+
         return Clicks(app_token.get_secret_value(), settings.slack_api_url, bot, self.clicked)
 
     def _root_of(self, alert: str) -> tuple[str, str] | None:
@@ -648,8 +651,12 @@ def _channels(settings: AlertSettings) -> list[Channel]:
     channels: list[Channel] = []
     try:
         if settings.slack_webhook_url is not None:
+            from tallystick.alerts.deliver import Slack  # slack_sdk loads here
+
             channels.append(Slack(settings.slack_webhook_url.get_secret_value()))
         if settings.webhook_url is not None:
+            from tallystick.alerts.webhook import Webhook  # slack_sdk loads here
+
             secret = settings.webhook_secret.get_secret_value() if settings.webhook_secret else ""
             channels.append(Webhook(settings.webhook_url.get_secret_value(), secret))
         if settings.apprise_urls:

@@ -37,6 +37,7 @@ from tallystick.errors import PortTakenError, SettingsError
 from tallystick.pricing import Shelf
 
 if TYPE_CHECKING:
+    from tallystick.collector.child import Child
     from tallystick.collector.rpc import RpcServer
 
 log = logging.getLogger("tallystick.collector")
@@ -48,21 +49,21 @@ STOP_S = 3.0
 class Service:
     """A collector.  Made: port and folder are ours.  `serve` runs it until `stop`; `close` gives all back."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, worker: Child | None = None) -> None:
         self.settings = settings
         collector = settings.collector
         self.socket = listen(collector.host, collector.port)
         self.folder: Folder | None = None
         try:
             self.folder = own(collector.data, self.address)
-            self._assemble(self.folder)
+            self._assemble(self.folder, worker)
         except BaseException:
             self.socket.close()
             if self.folder is not None:
                 self.folder.release()
             raise
 
-    def _assemble(self, folder: Folder) -> None:
+    def _assemble(self, folder: Folder, worker: Child | None) -> None:
         collector = self.settings.collector
         # The first pa.array loads pandas when that is installed: 1.5 s that the first request should not wait for.
         pa.array([0])
@@ -76,7 +77,7 @@ class Service:
         shelf = Shelf(folder.path / "prices")
         decoder = Decoder(shelf.price, collector.spans_max, collector.attributes_max)
         quarantine = folder.aside / "records.tly"
-        maker = Worker(decoder, shelf.book) if collector.worker else Here(decoder)
+        maker = Worker(decoder, shelf.book, worker) if collector.worker else Here(decoder)
         retention = Retention(
             archive_days=collector.archive_days,
             days=collector.retention_days,
@@ -191,11 +192,11 @@ class _Server(uvicorn.Server):
         yield
 
 
-def run_forever(settings: Settings) -> int:
-    """Run a collector in the foreground until SIGINT or SIGTERM; return 0."""
+def run_forever(settings: Settings, worker: Child | None = None) -> int:
+    """Run a collector in the foreground until SIGINT or SIGTERM; return 0.  ``worker`` may be on its way already."""
     settle_in()
     allow_many_connections()
-    service = Service(settings)
+    service = Service(settings, worker)
     try:
         asyncio.run(_until_signal(service))
     finally:

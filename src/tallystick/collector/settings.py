@@ -22,8 +22,8 @@ from pydantic_settings import (
 )
 
 from tallystick.alerts import DIGESTS, KINDS
-from tallystick.alerts.bot import API_URL
 from tallystick.alerts.outside import is_url
+from tallystick.alerts.slack import API_URL
 from tallystick.errors import SettingsError
 from tallystick.model.budgets import FAIL, ON_UNBOUNDED, ON_UNPRICED, THRESHOLDS, WINDOWS, Budget, is_zone
 from tallystick.model.places import DEFAULT_COLLECTOR_PORT, data_dir, spool_dir

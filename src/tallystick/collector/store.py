@@ -22,7 +22,6 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tallystick.collector.archive import Archive
 from tallystick.collector.decode import TOKENS, Batch, Row, settle
@@ -375,6 +374,8 @@ class Store:
             raise StoreBrokenError(f"DuckDB cannot checkpoint: {_first_line(error)}") from error
 
     def _insert(self, packed: Packed) -> list[tuple[Seen, Hashes]]:
+        import pyarrow.compute as pc  # see `_is_own`
+
         span_hashes = self._once(packed)
         unit_hashes = self._billed_once(packed)
         self._mark(touched(packed.tables["calls"], packed.tables["attempts"]))
@@ -507,6 +508,8 @@ class Store:
 
     def _billed_once(self, packed: Packed) -> Hashes:
         """Leave one unit per billable response, and no call that only repeats another; return the units' hashes."""
+        import pyarrow.compute as pc  # see `_is_own`
+
         units = packed.tables["units"]
         is_named = pc.greater_equal(pc.utf8_length(units["unit_id"]), IDENTITY_CHARS_MIN)
         keys = units.filter(is_named).select(["provider", "unit_id"])
@@ -807,6 +810,9 @@ def _as_arrived(value: Any) -> Any:
 
 
 def _is_own(calls: pa.Table) -> pa.ChunkedArray:
+    # It makes its hundreds of functions as it is imported, 50 ms: the first rows may wait for that, a start need not.
+    import pyarrow.compute as pc
+
     return pc.equal(calls["source"], "tallystick")
 
 

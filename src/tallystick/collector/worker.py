@@ -31,15 +31,18 @@ class WorkerError(StoreError):
 
 
 class Worker:
-    """Has groups made by a process of its own; the decoder here is for pricing again."""
+    """Has groups made by a process of its own; the decoder here is for pricing again.
 
-    def __init__(self, decoder: Decoder, book: Book) -> None:
+    ``child`` is that process when it has been started already.
+    """
+
+    def __init__(self, decoder: Decoder, book: Book, child: Child | None = None) -> None:
         self.decoder = decoder
         self._here = Here(decoder)
         self._text = text_of(book)
         self._begun: tuple[Stretch, Schemas] | None = None
         self._is_ready = False
-        self._start()
+        self._begin_with(child or Child(__name__))
 
     def use(self, text: str) -> None:
         """Price by another book, there and here."""
@@ -81,7 +84,7 @@ class Worker:
         except (EOFError, OSError) as error:
             was_ready = self._is_ready
             self.close()
-            self._start()
+            self._begin_with(Child(__name__))
             if not was_ready:
                 raise WorkerError("the process that makes rows does not start; what it said is above") from error
             return None
@@ -89,9 +92,8 @@ class Worker:
             raise WorkerError(answer)
         return answer
 
-    def _start(self) -> None:
-        self._is_ready = False
-        self._child = Child(__name__)
+    def _begin_with(self, child: Child) -> None:
+        self._child, self._is_ready = child, False
         self._tell("take", self.decoder.spans_max, self.decoder.attributes_max)
         self._tell("use", self._text)
 
