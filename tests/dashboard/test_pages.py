@@ -410,8 +410,25 @@ def test_the_groups_of_a_budget_are_a_table_in_its_unit(open_page: Open, answers
     assert "2 groups, each with the limit for itself" in shown(page)
 
 
+def test_a_budget_for_each_user_says_whose_figures_stand_on_top(open_page: Open, answers: Answers) -> None:
+    group = {"group": {"user": "u1"}, "spent": "12", "reserved": "0", "left": "-2", "share": "1.2",
+             "pace_per_hour": "0", "full_at": None, "refused": 0}  # fmt: skip
+    budget = answers.budgets[0]
+    alerts = [{**alert, "group": {"user": "u1"}} for alert in budget["alerts"]]
+    own = {"limit": "10", "spent": "12", "left": "-2", "share": "1.2", "scope": {"feature": "chat"}}
+    answers.budgets = [{**budget, **own, "group_by": ["user"], "groups": [group], "groups_count": 1, "alerts": alerts}]
+
+    page = open_page("budgets")
+
+    assert "feature = chat, for each user" in shown(page)
+    assert plain(page.get("progress")[0].text) == "The fullest, user = u1: $12.00 of $10.00 spent, 120 %"
+    assert tile(page, "Left") == "none"
+    assert page.dataframe[1].value["group"].tolist() == ["user = u1"] * len(alerts)
+
+
 def test_blocked_calls_show_the_sum_that_did_not_fit(open_page: Open, answers: Answers) -> None:
-    answers.refusals = [refusal(), refusal(reason="unpriced", group=None)]
+    tokens = {"unit": "tokens", "spent": "9000", "reserved": "0", "needed": "1500", "limit": "10000"}
+    answers.refusals = [refusal(), refusal(reason="unpriced", group=None), refusal(**tokens)]
 
     page = open_page("budgets", range="7d")
 
@@ -419,8 +436,9 @@ def test_blocked_calls_show_the_sum_that_did_not_fit(open_page: Open, answers: A
     assert table["why"].tolist() == [
         "$9.2 spent + $0.5 reserved + $0.41 needed = $10.11 of $10",
         "its model has no known price, so what it costs cannot be bounded",
+        "9,000 spent + 0 reserved + 1,500 needed = 10,500 of 10,000 tokens",
     ]
-    assert "2 calls refused in the last 7 d" in shown(page)
+    assert "3 calls refused in the last 7 d" in shown(page)
 
 
 def test_a_budget_of_the_file_is_read_only(open_page: Open) -> None:
@@ -468,7 +486,7 @@ def test_before_the_first_call_there_are_two_lines_to_copy(
 
     assert [block.value for block in test.code] == [
         "pip install tallystick",
-        "import tallystick; tallystick.instrument()",
+        "import tallystick\ntallystick.instrument()",
     ]
     assert f"Waiting for the first call at `{collector}`" in shown(test)
 
@@ -507,6 +525,42 @@ def test_a_collector_that_is_down_is_told_once_and_comes_back(
         test.run()
         assert not test.error
         assert "spans received" in shown(test)
+
+
+@pytest.mark.parametrize(
+    ("page", "broken", "missing", "there"),
+    [
+        pytest.param("", "series", "Spend over time", "Dearest calls", id="spend"),
+        pytest.param("", "calls", "Dearest calls", "Spend by hour and model", id="spend-dearest"),
+        pytest.param("", "groups", "Spend by model", "Spend by hour and model", id="spend-by"),
+        pytest.param("calls", "calls", "Calls", "failed", id="calls"),
+        pytest.param(
+            "failures", "waste", "Waste, attempts, waits and headroom", "By class and provider", id="failures"
+        ),
+        pytest.param("budgets", "alerts", "Alerts", "No budget refused a call", id="budgets"),
+    ],
+)
+def test_what_the_collector_cannot_answer_is_left_out_and_the_rest_of_the_page_stands(
+    page: str, broken: str, missing: str, there: str, open_page: Open, answers: Answers
+) -> None:
+    answers.broken = (broken,)
+
+    test = open_page(page)
+
+    assert not test.error
+    [told] = [plain(each.value) for each in test.warning if "not there" in each.value]
+    assert told.startswith(f"**{missing}: not there at the moment.** The collector answered 500: out of memory.")
+    assert there in shown(test)
+    assert "spans received" in shown(test)
+
+
+def test_a_fault_of_the_collector_is_not_put_on_the_address(open_page: Open, answers: Answers) -> None:
+    answers.broken = ("totals",)
+
+    [error] = open_page().error
+
+    assert "The collector answered 500" in plain(error.value)
+    assert "address of this page" not in error.value
 
 
 def test_a_refusal_of_the_collector_is_told_in_its_words(open_page: Open, answers: Answers) -> None:

@@ -396,10 +396,11 @@ def standing(row: Row) -> Row:
         "full_at": None,
         "resets_in_s": left,
         "refused": 0,
+        "group_by": [],
         "groups": [],
         "groups_count": 0,
         **row,
-        "alerts": [{"unit": "usd", "spent": alert["spent_usd"], **alert} for alert in row["alerts"]],
+        "alerts": [{"unit": "usd", "spent": alert["spent_usd"], "group": None, **alert} for alert in row["alerts"]],
     }
 
 
@@ -428,6 +429,10 @@ class RefusedError(Exception):
     """The question is wrong; the answer has status 400."""
 
 
+class BrokenError(Exception):
+    """The collector has a fault; the answer has status 500."""
+
+
 @dataclass
 class Answers:
     """What the server knows; change it and the next answer changes."""
@@ -442,11 +447,15 @@ class Answers:
     waste: Row = field(
         default_factory=lambda: {name: [] for name in ("causes", "tries", "waits", "fallbacks", "headroom")}
     )
+    broken: tuple[str, ...] = ()
+    """The questions that end in a fault of the collector."""
     asked: list[str] = field(default_factory=list)
     """The questions that came, newest last."""
 
     def answer(self, path: str, query: Mapping[str, Sequence[str]]) -> Row:
         name, _, rest = path.removeprefix("/api/v1/").partition("/")
+        if name in self.broken:
+            raise BrokenError("out of memory")
         if name == "calls" and rest:
             return self._one(rest)
         questions: dict[str, Callable[[Mapping[str, Sequence[str]]], Row]] = {
@@ -695,6 +704,8 @@ class _Handler(BaseHTTPRequestHandler):
             status, told = 200, self.answers.answer(parts.path, parse_qs(parts.query, keep_blank_values=True))
         except RefusedError as error:
             status, told = 400, {"error": {"code": "bad_parameter", "message": str(error)}}
+        except BrokenError as error:
+            status, told = 500, {"error": {"code": "internal", "message": str(error)}}
         except LookupError as error:
             status, told = 404, {"error": {"code": "not_found", "message": str(error)}}
         body = json.dumps(told).encode()

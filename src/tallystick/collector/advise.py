@@ -268,7 +268,7 @@ def advise_response_cache(
             "retries and re-asks are not counted: their answers were of no use",
         ),
         parts=_parts(
-            (f"request {digest}, {model}", calls, usd, {"digest": digest}) for digest, model, calls, usd in dearest
+            (f"{model}, request {digest}", calls, usd, {"digest": digest}) for digest, model, calls, usd in dearest
         ),
         evidence={
             "by_ttl": [{"ttl_s": each.ttl_s, "calls": each.calls, "usd": format(each.usd, "f")} for each in again]
@@ -290,7 +290,7 @@ class Superseded:
 WORK = {
     "retry": "asked again by the app",
     "fallback": "asked of another model",
-    "re_ask": "asked again because the answer was of no use",
+    "re_ask": "answer of no use, asked again",
 }
 
 

@@ -43,9 +43,11 @@ def _body(shown: View) -> None:
     # The fullest first: that is the one to look at.
     for row in sorted(rows, key=lambda row: -Decimal(row["share"] or 0)):
         _budget(row, shown)
-    _alerted(ask("alerts", {"start": iso(shown.now - ALERTED_WITHIN), "end": iso(shown.now)})["rows"], shown)
+    with parts.section("Alerts"):
+        _alerted(ask("alerts", {"start": iso(shown.now - ALERTED_WITHIN), "end": iso(shown.now)})["rows"], shown)
     if rows:
-        _blocked(ask("refusals", {"start": iso(shown.start), "end": iso(shown.end)})["rows"], shown)
+        with parts.section("Blocked calls"):
+            _blocked(ask("refusals", {"start": iso(shown.start), "end": iso(shown.end)})["rows"], shown)
     parts.footer(ledger, shown)
 
 
@@ -60,11 +62,13 @@ def _budget(row: Mapping[str, Any], shown: View) -> None:
     share = Decimal(row["share"] or 0)
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center"):
-            heading = f"**{words.escape(row['name'])}** · {words.escape(figures.scope(row['scope']), 200)}"
-            st.markdown(heading, width="content")
+            covers = figures.scope(row["scope"], row["group_by"])
+            st.markdown(f"**{words.escape(row['name'])}** · {words.escape(covers, 200)}", width="content")
             _badge(share, row)
         spent = f"{_amount(row, 'spent')} of {_amount(row, 'limit')} spent, {words.percent(share)}"
-        st.progress(float(min(max(share, Decimal()), Decimal(1))), text=words.escape(spent))
+        if row["groups"]:  # a budget of groups has no sum of its own
+            spent = f"The fullest, {words.group(row['groups'][0]['group'])}: {spent}"
+        st.progress(float(min(max(share, Decimal()), Decimal(1))), text=words.escape(spent, 300))
         parts.tiles(figures.standing(row, shown.zone, shown.now))
         st.caption(words.escape(_conditions(row), 500))
         if row["unpriced_units"] and row["unit"] == "usd":
@@ -232,9 +236,11 @@ def _unseen(alert: Mapping[str, Any], shown: View) -> None:
 
 
 def _alerts(alerts: list[dict[str, Any]], shown: View) -> None:
-    columns = ("threshold", "spent", "raised", "notification", "delivered", "what went wrong")
+    whose = ["group"] if any(alert["group"] for alert in alerts) else []
+    columns = [*whose, "threshold", "spent", "raised", "notification", "delivered", "what went wrong"]
     table = [
         {
+            "group": words.group(alert["group"] or {}),
             "threshold": words.percent(Decimal(alert["threshold"])),
             "spent": _amount(alert, "spent"),
             "raised": words.clock(alert["raised_at"], shown.zone, shown.now),

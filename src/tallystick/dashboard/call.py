@@ -42,9 +42,11 @@ def _body(shown: View) -> None:
     _receipts(answer["units"], row, shown)
     _attempts(answer["attempts"], row)
     _tokens(row)
-    _linked(row, shown)
+    with parts.section("Linked calls"):
+        _linked(row, shown)
     _facts(row)
-    _trace(row)
+    with parts.section("Its trace"):
+        _trace(row)
     parts.footer(ledger, shown)
 
 
@@ -204,7 +206,10 @@ def _facts(row: Mapping[str, Any]) -> None:
     facts += [(f"tag {words.clean(str(name), 60)}", value) for name, value in sorted((row["tags"] or {}).items())]
     st.markdown("**Where it came from**")
     table = [{"what": name, "value": words.clean(str(value), 300)} for name, value in facts]
-    st.dataframe(frames.table(table, ("what", "value")), hide_index=True, height="content", alt="Tags")
+    narrow = {"what": st.column_config.TextColumn("what", width=120)}
+    st.dataframe(
+        frames.table(table, ("what", "value")), column_config=narrow, hide_index=True, height="content", alt="Tags"
+    )
 
 
 LINKED_WITHIN = timedelta(days=1)

@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 
 from tallystick.dashboard import call, figures, frames, pages, parts, words
-from tallystick.dashboard.view import View
+from tallystick.dashboard.view import TABLES, View
 
 PAGE_SIZE = 50
 CELL = 32
@@ -31,16 +31,20 @@ def _body(shown: View) -> None:
         parts.nothing(shown, ledger)
         parts.footer(ledger, shown)
         return
-    if shown.table != "calls":
-        _groups(shown)
-        parts.footer(ledger, shown)
-        return
-    asked = {**shown.question(), "order": shown.order, "limit": PAGE_SIZE, "cursor": shown.cursor}
-    answer = ask("calls", asked)
     st.markdown(words.escape(_headline(now), 300))
+    with parts.section(TABLES[shown.table].capitalize()):
+        if shown.table == "calls":
+            _list(shown)
+        else:
+            _groups(shown)
+    parts.footer(ledger, shown)
+
+
+def _list(shown: View) -> None:
+    asked = {**shown.question(), "order": shown.order, "limit": PAGE_SIZE, "cursor": shown.cursor}
+    answer = parts.collector().ask("calls", asked)
     _table(answer["rows"], shown)
     _paging(answer, shown)
-    parts.footer(ledger, shown)
 
 
 def _headline(now: dict[str, Any]) -> str:

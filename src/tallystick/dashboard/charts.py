@@ -79,7 +79,7 @@ def stacked(stack: Stack, view: View, palette: Palette, by: str, measure: Measur
     )
     unpriced = [row for row in rows if row["unpriced"] and measure == "spend_usd"]
     layers = [bars, _unpriced_marks(unpriced, view)] if unpriced else [bars]  # a layer without marks has no name
-    chart: alt.LayerChart = alt.layer(*layers).properties(height=240).configure_view(strokeWidth=0)
+    chart: alt.LayerChart = alt.layer(*layers).properties(height=280).configure_view(strokeWidth=0)
     return chart
 
 
@@ -106,7 +106,7 @@ def _colour(stack: Stack, dimension: str, palette: Palette, drawn: set[str]) -> 
     domain = [name for name in stack.series if name in drawn]
     colours = [bound[name] for name in domain]
     legend = alt.Legend(
-        orient="top", title=None, labelLimit=alt.expr("width < 480 ? 130 : 220"), symbolType="square", columns=FITTING
+        orient="top", title=None, labelLimit=alt.expr("width < 480 ? 145 : 220"), symbolType="square", columns=FITTING
     )
     return alt.Color("series:N", scale=alt.Scale(domain=domain, range=colours), legend=legend)
 

@@ -32,18 +32,19 @@ def _body(shown: View) -> None:
     # A filter by outcome that is in force stays in force; else what is drawn are the failed calls.
     failed = shown.question() if "outcome" in shown.filters else {**shown.question(), "outcome": "failed"}
     asked = {**failed, "bucket": shown.bucket, "by": "outcome", "timezone": shown.zone.key}
-    series = [row for row in ask("series", asked)["rows"] if row["key"] != "ok"]
 
     _funnel(now, answer)
     st.markdown(f":material/timer: {words.escape(figures.waiting(answer['retry']), 400)}")
     rows = figures.failures(answer["rows"], answer["attempts"])
     if not rows:
         st.success("Nothing failed in this range, not even an attempt.", icon=":material/check_circle:")
-    if series:
-        _over_time(series, shown)
+    with parts.section("Failed calls over time"):
+        if series := [row for row in ask("series", asked)["rows"] if row["key"] != "ok"]:
+            _over_time(series, shown)
     if rows:
         _by_class(rows, shown)
-    _behind(parts.ask_kept("waste", parts.by_minutes(shown)), shown)
+    with parts.section("Waste, attempts, waits and headroom"):
+        _behind(parts.ask_kept("waste", parts.by_minutes(shown)), shown)
     parts.footer(ledger, shown)
 
 
@@ -64,7 +65,7 @@ def _funnel(now: dict[str, Any], answer: dict[str, Any]) -> None:
 def _over_time(rows: list[dict[str, Any]], shown: View) -> None:
     named = [{**row, "key": words.outcome(row["key"])} for row in rows]
     stack = figures.stack(named, shown.bucket, shown.zone)
-    st.markdown("**Failed calls over time**")
+    st.markdown(f"**Failed calls by {words.escape(shown.bucket)} and class**")
     st.altair_chart(
         charts.stacked(stack, shown, parts.palette(), "outcome", "calls"),
         key="failed_over_time",

@@ -483,23 +483,28 @@ def price_line(ledger: Answer) -> str:
     return f"prices of {words.clean(str(prices['version']), 60)}{told}"
 
 
-def scope(filters: Mapping[str, object]) -> str:
-    """Return what a budget covers, in words."""
-    if not filters:
-        return "all calls"
-    return ", ".join(f"{words.clean(name)} = {words.clean(str(value))}" for name, value in filters.items())
+def scope(filters: Mapping[str, object], group_by: Sequence[str] = ()) -> str:
+    """Return what a budget covers, in words: ``feature = chat, for each user``."""
+    told = [f"{words.clean(name)} = {words.clean(str(value))}" for name, value in filters.items()] or ["all calls"]
+    if group_by:
+        told.append(f"for each {' and '.join(words.clean(name) for name in group_by)}")
+    return ", ".join(told)
 
 
 def standing(row: Answer, zone: ZoneInfo, now: datetime) -> list[Tile]:
     """Return the tiles of a budget: what is held, what is left, when it is full at this pace, when it begins anew."""
     unit, end = row["unit"], words.instant(row["window"]["end"])
     pace = f"at {words.amount(row['pace_per_hour'], unit)} an hour"
+    over = -Decimal(row["left"])
+    left = Tile(label="Left", value=words.amount(row["left"], unit), versus=f"of {words.amount(row['limit'], unit)}")
+    if over > 0:
+        left = Tile(label="Left", value="none", versus=f"over by {words.amount(over, unit)}")
     resets = Tile(label="Resets in", value="rolling", versus="each call leaves by itself")
     if end is not None and row["resets_in_s"] is not None:
         resets = Tile(label="Resets in", value=words.left(end - now), versus=words.stamp(end, zone))
     return [
         Tile(label="Reserved", value=words.amount(row["reserved"], unit), versus="for calls in flight"),
-        Tile(label="Left", value=words.amount(row["left"], unit), versus=f"of {words.amount(row['limit'], unit)}"),
+        left,
         Tile(label="Full", value=full_at(row, zone, now), versus=forecast(row) or pace),
         resets,
     ]
@@ -546,7 +551,8 @@ def arithmetic(refusal: Answer) -> str:
         words.exact_amount(amount, refusal["unit"])
         for amount in (*parts, sum(parts, Decimal()), Decimal(refusal["limit"]))
     )
-    return f"{spent} spent + {reserved} reserved + {needed} needed = {whole} of {limit}"
+    unit = "" if refusal["unit"] == "usd" else f" {refusal['unit']}"
+    return f"{spent} spent + {reserved} reserved + {needed} needed = {whole} of {limit}{unit}"
 
 
 def chosen(view: View) -> list[tuple[str, str]]:

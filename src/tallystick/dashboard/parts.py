@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from typing import Any
 
 import streamlit as st
@@ -22,6 +23,7 @@ from tallystick.model.receipt import CostStatus
 
 REFRESH_S = 3.0
 """How often a page asks again, in seconds."""
+ASKED_AGAIN = "It is asked again every few seconds."
 KEPT_S = 60
 TIMEOUT_S = 10.0
 IN_POPOVER = ("model", "provider", "feature", "user", "service", "environment", "outcome", "cost_status")
@@ -98,7 +100,8 @@ def live(body: Callable[[View], None]) -> None:
         with trouble():
             body(view())
 
-    part()
+    with st.spinner("Asking the collector"):  # seen when that takes longer than half a second
+        part()
 
 
 @contextmanager
@@ -107,6 +110,11 @@ def trouble() -> Iterator[None]:
     try:
         yield
     except CollectorUnreachableError as error:
+        if _is_late(error):
+            st.error(
+                f"**The collector takes too long.** {_fault(error)} {ASKED_AGAIN}", icon=":material/hourglass_top:"
+            )
+            return
         st.error(
             f"**No collector answers at** {words.code(error.url)} ({words.escape(error.reason)}).  \n"
             "Start one with `tallystick up`. This page looks again every few seconds and goes on by itself.",
@@ -114,10 +122,45 @@ def trouble() -> Iterator[None]:
         )
     except CollectorRefusedError as error:
         st.error(
-            f"**The collector answered {error.status}**: {words.escape(error.detail, 500)}  \n"
-            "The address of this page asks for something that it does not know.",
+            f"**The collector answered {error.status}**: {words.escape(error.detail, 500)}  \n{_todo(error.status)}",
             icon=":material/block:",
         )
+
+
+@contextmanager
+def section(what: str) -> Iterator[None]:
+    """Leave out one section when the collector fails at its question, and say so there; the others are drawn.
+
+    A collector that is not there at all, or does not know what is asked, is for the whole page: see `trouble`.
+    """
+    try:
+        yield
+    except (CollectorUnreachableError, CollectorRefusedError) as error:
+        if not _is_late(error) and getattr(error, "status", 0) < HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise
+        st.warning(
+            f"**{words.escape(what)}: not there at the moment.** {_fault(error)} The rest of this page is right. "
+            f"{ASKED_AGAIN}",
+            icon=":material/sync_problem:",
+        )
+
+
+def _is_late(error: Exception) -> bool:
+    return isinstance(error.__cause__, TimeoutError)
+
+
+def _fault(error: CollectorUnreachableError | CollectorRefusedError) -> str:
+    if isinstance(error, CollectorRefusedError):
+        return f"The collector answered {error.status}: {words.escape(error.detail, 300)}."
+    return f"No answer came in time from {words.code(error.url)}; it may be busy."
+
+
+def _todo(status: int) -> str:
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return f"The fault is the collector's: `tallystick doctor` says more. {ASKED_AGAIN}"
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return "Start the dashboard with the collector's token in `TALLYSTICK_TOKEN`."
+    return "The address of this page asks for something that it does not know."
 
 
 def controls(shown: View, *, by: bool = False, order: bool = False) -> None:
@@ -291,9 +334,10 @@ def nothing(shown: View, ledger: dict[str, Any]) -> None:
 def waiting() -> None:
     """Say how the first call gets here, and where it is waited for."""
     st.subheader("No calls yet")
-    st.markdown("Two lines in your app, and its first call shows up here:")
+    st.markdown("Install it where your app runs, put two lines into the app, and its first call shows up here:")
     st.code("pip install tallystick", language="bash")
-    st.code("import tallystick; tallystick.instrument()", language="python")
+    # On two lines: on one it does not fit a phone.
+    st.code("import tallystick\ntallystick.instrument()", language="python")
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(f":material/hourglass_top: Waiting for the first call at {words.code(collector().url)}")
     st.caption(

@@ -55,7 +55,8 @@ def _body(shown: View) -> None:
                f"{words.code(told['address'])}, data in {words.code(told['data'])}.")  # fmt: skip
     _ledger(ledger)
     month = {"start": iso(shown.now - RANGES[UNPRICED_WITHIN]), "end": iso(shown.now)}
-    _prices(ledger, ask("advice", {**month, "about": "prices"}))
+    with parts.section("Prices"):
+        _prices(ledger, ask("advice", {**month, "about": "prices"}))
     _senders(told, shown)
     _kept(ledger["journal"], told["kept"])
 

@@ -10,6 +10,7 @@ import streamlit as st
 
 from tallystick.dashboard import charts, figures, frames, pages, parts, view, words
 from tallystick.dashboard.view import View
+from tallystick.errors import CollectorRefusedError, CollectorUnreachableError
 
 SUMMED = frozenset({"provider", "model", "feature", "service", "environment", "key", "outcome"})
 GROUPS_MAX = 500
@@ -36,16 +37,19 @@ def _body(shown: View) -> None:
     # First, because they are what the page is opened for.
     parts.tiles(figures.tiles(now, before, shown.length, whole=whole))
     earlier = replace(shown, start=shown.start - shown.length, end=shown.start)
-    groups = _asked("groups", shown, limit=GROUPS_MAX)
-    groups_before = _asked("groups", earlier, limit=GROUPS_MAX) if whole else []
-    series = _asked("series", shown, bucket=shown.bucket, timezone=shown.zone.key)
-    dearest = ask("calls", {**shown.question(), "order": "-cost_usd", "limit": DEAREST})["rows"]
-    _over_time(series, shown, figures.what_changed(groups, groups_before, shown.by))
+    groups = None
+    with parts.section(f"Spend by {shown.by}"):
+        groups = _asked("groups", shown, limit=GROUPS_MAX)
+        groups_before = _asked("groups", earlier, limit=GROUPS_MAX) if whole else []
+        _changed(figures.what_changed(groups, groups_before, shown.by))
+    with parts.section("Spend over time"):
+        _over_time(_asked("series", shown, bucket=shown.bucket, timezone=shown.zone.key), shown)
     left, right = st.columns([2, 1], gap="medium")
     with left:
-        _by_group(groups, shown)
-    with right:
-        _dearest(dearest, shown)
+        if groups is not None:
+            _by_group(groups, shown)
+    with right, parts.section("Dearest calls"):
+        _dearest(ask("calls", {**shown.question(), "order": "-cost_usd", "limit": DEAREST})["rows"], shown)
     parts.footer(ledger, shown)
 
 
@@ -68,15 +72,22 @@ def _began_in(before: dict[str, Any]) -> bool:
         return False
     since = view.iso(datetime(view.YEARS[0], 1, 1, tzinfo=UTC))
     oldest = {"start": since, "end": before["end"], "order": "started_at", "limit": 1}
-    first = parts.collector().ask("calls", oldest)["rows"]
+    try:
+        first = parts.collector().ask("calls", oldest)["rows"]
+    except (CollectorRefusedError, CollectorUnreachableError):
+        return True  # nothing is compared then; the other figures of the page are as good
     return bool(first) and figures.begins_within(first[0]["started_at"], before)
 
 
-def _over_time(rows: list[dict[str, Any]], shown: View, changed: str | None) -> None:
+def _changed(told: str | None) -> None:
+    if told:
+        icon = "trending_up" if " is up " in told.partition(";")[0] else "trending_down"
+        st.markdown(f":material/{icon}: {words.escape(told, 300)}")
+
+
+def _over_time(rows: list[dict[str, Any]], shown: View) -> None:
     stack = figures.stack(rows, shown.bucket, shown.zone)
-    if changed:
-        icon = "trending_up" if " is up " in changed.partition(";")[0] else "trending_down"
-        st.markdown(f":material/{icon}: {words.escape(changed, 300)}")
+    st.markdown(f"**Spend by {words.escape(shown.bucket)} and {words.escape(shown.by)}**")
     st.altair_chart(
         charts.stacked(stack, shown, parts.palette(), shown.by),
         key="over_time",
