@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,9 @@ from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, Pipe
 
 from tallystick.collector.own import settle_in
+
+# Both are sent to the whole group, and the collector decides when it is over; it may be so while the child still loads.
+DEAF = "import signal as s; s.signal(s.SIGINT, s.SIG_IGN); s.signal(s.SIGTERM, s.SIG_IGN)"
 
 
 class Child:
@@ -20,7 +22,7 @@ class Child:
         self.pipe, theirs = Pipe()
         # It must find what this process found, wherever that was told to look.
         environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        code = f"from {module} import run; run({theirs.fileno()})"
+        code = f"{DEAF}; from {module} import run; run({theirs.fileno()})"
         self.process = subprocess.Popen(  # noqa: S603 -- ourselves
             [sys.executable, "-P", "-c", code], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environ
         )
@@ -36,8 +38,6 @@ class Child:
 @contextmanager
 def serving(fd: int) -> Iterator[Connection]:
     """Be the process at the other end of ``fd``, until that is closed."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the collector decides when it is over
-        signal.signal(number, signal.SIG_IGN)
     settle_in()
     with suppress(EOFError, BrokenPipeError, ConnectionResetError), Connection(fd) as pipe:
         yield pipe
