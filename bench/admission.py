@@ -87,7 +87,7 @@ def paced(call: Callable[[], Any], *, rate: float, seconds: float, threads: int)
 
 def measure(title: str, budget: str, given: argparse.Namespace, *, slices: bool) -> None:
     _bank.SLICE_CALLS_MAX = 64 if slices else 1
-    with tempfile.TemporaryDirectory() as folder, collector_process(Path(folder), budget) as collector:
+    with tempfile.TemporaryDirectory() as folder, collector_process(Path(folder), budget, group_ms=50) as collector:
         tallystick.instrument(collector=collector.url, spool=Path(folder) / "app", service="bench")
         oai, _, _ = clients()
         messages: Any = [{"role": "user", "content": "hello " * 50}]

@@ -1,4 +1,4 @@
-"""Reservations over HTTP, on the way of every call: straight on ASGI, one small body in, one small body out."""
+"""Reservations over HTTP, on the way of every call: one small body in, one small body out, and nothing in between."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tallystick.collector.budgeting import LEASE_S, Budgeting
@@ -32,7 +33,8 @@ KEYS = (
     "id", "dimensions", "usd", "tokens", "calls", "why_unbounded", "lease_s", "wait_s", "slice", "asks_again",
 )  # fmt: skip
 STATUSES = ("exact", "provider_reported", "estimated", "unknown")
-HEADERS = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+HEADERS = {"content-type": "application/json", "cache-control": "no-store"}
+RESERVE, RENEW, SETTLE = (f"/api/v1/reservations{what}" for what in ("", "/renew", "/settle"))
 
 Answer = tuple[int, Any]
 
@@ -46,29 +48,34 @@ class Admission:
         self._waiting: list[asyncio.Future[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._routes = {
-            ("POST", "/api/v1/reservations"): self._reserve,
-            ("POST", "/api/v1/reservations/renew"): self._renew,
-            ("POST", "/api/v1/reservations/settle"): self._settle,
+            ("POST", RESERVE): self._reserve,
+            ("POST", RENEW): self._renew,
+            ("POST", SETTLE): self._settle,
             ("GET", "/api/v1/guard"): self._guard,
         }
         budgeting.freed = self._freed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or pass on."""
-        route = self._routes.get((scope.get("method", ""), scope.get("path", "")))
-        if route is None:
+        method, path = scope.get("method", ""), scope.get("path", "")
+        if (method, path) not in self._routes:
             await self.rest(scope, receive, send)
             return
+        data = await _data(receive)
+        if data is not None:
+            response = await self.answer(method, path, data)
+            await response(scope, receive, send)
+
+    async def answer(self, method: str, path: str, data: bytes) -> Response:
+        """Answer a request whose body is there whole."""
         try:
-            status, body = await route(await _body(receive))
+            status, body = await self._routes[method, path](_body(data))
         except BadParameterError as error:
             status, body = 400, _error("bad_parameter", str(error))
         except JournalFullError as error:
             status, body = 503, _error("journal", str(error))
-        data = json.dumps({**body, "version": self.budgeting.version}, ensure_ascii=False).encode()
-        headers = [*HEADERS, (b"content-length", str(len(data)).encode())]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": data})
+        told = json.dumps({**body, "version": self.budgeting.version}, ensure_ascii=False)
+        return Response(told, status, HEADERS)
 
     async def _guard(self, _body: Any) -> Answer:
         return 200, self.budgeting.guard()
@@ -270,18 +277,23 @@ def _error(code: str, message: str) -> dict[str, Any]:
     return {"error": {"code": code, "message": message}}
 
 
-async def _body(receive: Receive) -> Any:
-    """Return the request's body as an object; one without a body is an empty one."""
+async def _data(receive: Receive) -> bytes | None:
+    """Return the request's body, of one that is too long only the beginning; None when it was broken off."""
     data = b""
     more = True
-    while more:
+    while more and len(data) <= BODY_BYTES_MAX:
         message = await receive()
         if message["type"] != "http.request":
-            raise BadParameterError("the request was broken off")
+            return None
         data += message.get("body", b"")
         more = message.get("more_body", False)
-        if len(data) > BODY_BYTES_MAX:
-            raise BadParameterError(f"the body is longer than {BODY_BYTES_MAX} bytes")
+    return data
+
+
+def _body(data: bytes) -> Any:
+    """Return the object that ``data`` is; without a body it is an empty one."""
+    if len(data) > BODY_BYTES_MAX:
+        raise BadParameterError(f"the body is longer than {BODY_BYTES_MAX} bytes")
     try:
         body = json.loads(data) if data else {}
     except (ValueError, RecursionError):

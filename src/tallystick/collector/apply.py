@@ -239,6 +239,9 @@ class Applier:
         group = self._made(start)
         if group is None:
             return
+        if group.is_empty:
+            self._pass(group.upto)
+            return
         if group.alone is not None:
             if group.alone.kind == Kind.PRICES and not self._finish_repricings():
                 return
@@ -261,7 +264,8 @@ class Applier:
         if self._begun != start:
             stretch = self._stretch(start)
             if isinstance(stretch, Position):
-                self.store.applied = stretch
+                # Stored, so that a restart never looks for a place inside a segment that has been stripped meanwhile.
+                self.store.apply(self._nothing(), stretch)
                 return None
             self.maker.begin(stretch, self.store.schemas)
         self._begun = None
@@ -352,12 +356,21 @@ class Applier:
             self._apply_part(start, middle)
             self._apply_part(Position(start.segment, middle), group.upto.offset)
 
+    def _pass(self, upto: Position) -> None:
+        """Go on behind records that leave nothing in the tables, without a transaction: a restart reads them again."""
+        self.store.applied = upto
+        self.progress_at = time.monotonic()
+
     def _apply_part(self, start: Position, end: int) -> None:
         stretch = self.journal.stretch(start, end - start.offset)
         assert isinstance(stretch, Stretch), "it was read before"
         self._begun = None
         self.maker.begin(replace(stretch, limit=end), self.store.schemas)
-        self._apply(self.maker.result(), start)
+        group = self.maker.result()
+        if group.is_empty:
+            self._pass(group.upto)
+        else:
+            self._apply(group, start)
 
     def _record(self, start: Position, end: int) -> Record:
         stretch = self.journal.stretch(start, end - start.offset)
@@ -374,7 +387,7 @@ class Applier:
             self._set_aside(record, f"{type(error).__name__}: {error}")
             self.store.apply(self._uncounted(), upto)
             return
-        self.store.apply(pack(Batch(), self.store.schemas), upto, [statement])
+        self.store.apply(self._nothing(), upto, [statement])
         if record.kind == Kind.REPRICE:
             self.repricer.wake()
 
@@ -420,6 +433,9 @@ class Applier:
         rows = self.store.ask("SELECT document FROM price_version ORDER BY rowid DESC LIMIT 1")
         if rows:
             self.maker.use(rows[0][0])
+
+    def _nothing(self) -> Packed:
+        return pack(Batch(), self.store.schemas)
 
     def _uncounted(self) -> Packed:
         return pack(uncounted(), self.store.schemas)

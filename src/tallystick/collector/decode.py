@@ -107,6 +107,10 @@ class Batch:
     """What the receipts of the units refer to; see `tallystick.collector.receipts`."""
     counts: Counter[str] = field(default_factory=Counter)
 
+    def __bool__(self) -> bool:
+        """Tell whether there is anything to store."""
+        return bool(self.calls or self.units or self.attempts or self.spans or self.forms or self.counts)
+
     def extend(self, other: Batch) -> None:
         """Take what ``other`` holds."""
         self.calls += other.calls

@@ -1,8 +1,8 @@
-"""The short way in: an export as nearly every sender sends it is read without the general machinery of HTTP.
+"""The short way in: what comes with every call is read without the general machinery of HTTP.
 
-Such a request is a POST to /v1/traces of protobuf with a stated length, whose headers come in one piece.  Whatever else
-a request may be, or have wrong with it, goes the long way, through h11 and Starlette; both ways end in `Receiver` and
-are answered the same.
+Such a request is a POST to /v1/traces of protobuf, or one that asks, renews or settles a reservation; it states its
+length, and its headers come in one piece.  Whatever else a request may be, or have wrong with it, goes the long way,
+through h11 and Starlette; both ways end in `Receiver` or `Admission` and are answered the same.
 """
 
 from __future__ import annotations
@@ -15,12 +15,18 @@ from typing import ClassVar
 import h11
 from starlette.responses import Response
 
-from tallystick.collector import otlp, patience
+from tallystick.collector import admission, otlp, patience
 from tallystick.collector.access import Guard
+from tallystick.collector.admission import Admission
 from tallystick.collector.patience import PatientProtocol
 from tallystick.collector.receive import Receiver
 
-REQUEST = b"POST /v1/traces HTTP/1.1\r\n"
+TRACES = "/v1/traces"
+REQUESTS = {
+    f"POST {path} HTTP/1.1\r\n".encode(): path
+    for path in (TRACES, admission.RESERVE, admission.RENEW, admission.SETTLE)
+}
+FIRST_LINES = tuple(REQUESTS)
 HEAD_BYTES_MAX = 8 * 1024
 AHEAD_BYTES_MAX = 64 * 1024
 """A client may send its next request before the answer; so much of it is kept, the rest waits in the socket."""
@@ -30,45 +36,52 @@ LONG = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"origin", b"trai
 
 
 @dataclass(slots=True)
-class Export:
+class Request:
     """A request under way."""
 
+    path: str
     encoding: str
     missing: int
     """How many bytes of the body are still to come."""
     parts: list[bytes] = field(default_factory=list)
 
+    @property
+    def media(self) -> str:
+        """In which form it is answered."""
+        return otlp.PROTOBUF if self.path == TRACES else otlp.JSON
+
 
 class Lane(PatientProtocol):
-    """Takes exports itself and leaves everything else to h11; `lane_to` gives it its receiver."""
+    """Takes what `REQUESTS` begin and leaves everything else to h11; `lane_to` tells it who answers."""
 
     receiver: ClassVar[Receiver]
+    admission: ClassVar[Admission]
     guard: ClassVar[Guard]
-    _export: Export | None = None
+    _request: Request | None = None
     _is_answering = False
     _is_ending = False
     _ahead = b""
 
     def data_received(self, data: bytes) -> None:
-        """Begin an export, or go on with one, or pass on what is none."""
+        """Begin a request, or go on with one, or pass on what is none of ours."""
         if self._is_answering:
             self._ahead += data
             if len(self._ahead) > AHEAD_BYTES_MAX:
                 self.transport.pause_reading()
             return
-        if self._export is None:
+        if self._request is None:
             found = self._begun(data) if self._is_idle(data) else None
             if found is None:
                 super().data_received(data)
                 return
-            self._export, data = found
+            self._request, data = found
             self._unset_keepalive_if_required()
             self._stop_waiting()
             self._timer = self.loop.call_later(patience.BODY_S, self._give_up)
-        self._take(self._export, data)
+        self._take(self._request, data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget what had arrived of an export."""
+        """Forget what had arrived of a request."""
         self._drop()
         super().connection_lost(exc)
 
@@ -81,44 +94,54 @@ class Lane(PatientProtocol):
             super().shutdown()
 
     def _is_idle(self, data: bytes) -> bool:
-        """Tell whether ``data`` begins an export, and nothing before it is unfinished."""
-        if not data.startswith(REQUEST) or self.conn.trailing_data[0]:
+        """Tell whether ``data`` begins a request of ours, and nothing before it is unfinished."""
+        if not data.startswith(FIRST_LINES) or self.conn.trailing_data[0]:
             return False
         return self.conn.their_state is h11.IDLE and self.conn.our_state is h11.IDLE
 
-    def _begun(self, data: bytes) -> tuple[Export, bytes] | None:
-        """Return the export that ``data`` begins, and what is there of its body; None for what must go the long way."""
+    def _begun(self, data: bytes) -> tuple[Request, bytes] | None:
+        """Return the request that ``data`` begins, and what is there of its body; None for what goes the long way."""
+        first = data.index(b"\r\n") + 2
+        path = REQUESTS[data[:first]]
         end = data.find(b"\r\n\r\n", 0, HEAD_BYTES_MAX)
-        found = _headers(data[len(REQUEST) : end]) if end > 0 else None
+        found = _headers(data[first:end]) if end > 0 else None
         if found is None or found.get(b"connection", b"keep-alive").lower() != b"keep-alive":
             return None
         length = found.get(b"content-length", b"")
-        if not (length.isdigit() and len(length) < 12 and int(length) <= self.receiver.settings.body_bytes_max):
+        if not (length.isdigit() and len(length) < 12 and int(length) <= self._bytes_max(path)):
             return None
-        if found.get(b"content-type", b"").partition(b";")[0].strip().lower() != otlp.PROTOBUF.encode():
+        media = found.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if path == TRACES and media != otlp.PROTOBUF.encode():
             return None
-        if self.guard.refusal({"method": "POST", "path": "/v1/traces", "headers": found.items()}) is not None:
+        if self.guard.refusal({"method": "POST", "path": path, "headers": found.items()}) is not None:
             return None
-        return Export(found.get(b"content-encoding", b"").decode("ascii"), int(length)), data[end + 4 :]
+        return Request(path, found.get(b"content-encoding", b"").decode("ascii"), int(length)), data[end + 4 :]
 
-    def _take(self, export: Export, data: bytes) -> None:
-        if len(data) > export.missing:
-            data, self._ahead = data[: export.missing], data[export.missing :]
-        export.parts.append(data)
-        export.missing -= len(data)
+    def _bytes_max(self, path: str) -> int:
+        return self.receiver.settings.body_bytes_max if path == TRACES else admission.BODY_BYTES_MAX
+
+    def _take(self, request: Request, data: bytes) -> None:
+        if len(data) > request.missing:
+            data, self._ahead = data[: request.missing], data[request.missing :]
+        request.parts.append(data)
+        request.missing -= len(data)
         if not self.receiver.hold(len(data)):
             self._is_ending = True
             self._drop()
-            self._write(self.receiver.refusal(otlp.PROTOBUF, self.receiver.overfull()))
-        elif not export.missing:
+            self._write(self.receiver.refusal(request.media, self.receiver.overfull()))
+        elif not request.missing:
             self._stop_waiting()
-            self._export, self._is_answering = None, True
-            task = self.loop.create_task(self._answer(export.encoding, b"".join(export.parts)))
+            self._request, self._is_answering = None, True
+            task = self.loop.create_task(self._answer(request))
             task.add_done_callback(self.tasks.discard)
             self.tasks.add(task)
 
-    async def _answer(self, encoding: str, body: bytes) -> None:
-        response = await self.receiver.export(otlp.PROTOBUF, encoding, body)
+    async def _answer(self, request: Request) -> None:
+        try:
+            response = await self._answered(request, b"".join(request.parts))
+        except BaseException:  # a fault of ours, or the end: the client is not left to wait
+            self.transport.close()
+            raise
         self._is_answering = False
         self.server_state.total_requests += 1
         if self.transport.is_closing():
@@ -131,6 +154,14 @@ class Lane(PatientProtocol):
             data, self._ahead = self._ahead, b""
             self.transport.resume_reading()
             self.data_received(data)
+
+    async def _answered(self, request: Request, body: bytes) -> Response:
+        if request.path == TRACES:
+            return await self.receiver.export(request.media, request.encoding, body)
+        try:
+            return await self.admission.answer("POST", request.path, body)
+        finally:
+            self.receiver.release(len(body))
 
     def _write(self, response: Response) -> None:
         """Send an answer; the last one of the connection says so."""
@@ -147,20 +178,20 @@ class Lane(PatientProtocol):
     def _give_up(self) -> None:
         """Hang up on a client that does not go on with its body."""
         self._timer = None
-        if self._export is not None and not self.transport.is_closing():
+        if self._request is not None and not self.transport.is_closing():
             self._is_ending = True
             self._drop()
             self._write(Response(status_code=408))
 
     def _drop(self) -> None:
-        if self._export is not None:
-            self.receiver.release(sum(map(len, self._export.parts)))
-            self._export = None
+        if self._request is not None:
+            self.receiver.release(sum(map(len, self._request.parts)))
+            self._request = None
 
 
-def lane_to(receiver: Receiver, guard: Guard) -> type[Lane]:
-    """Return the protocol that hands exports to ``receiver``, if ``guard`` lets them."""
-    return type("Lane", (Lane,), {"receiver": receiver, "guard": guard})
+def lane_to(receiver: Receiver, admission: Admission, guard: Guard) -> type[Lane]:
+    """Return the protocol that hands requests to ``receiver`` and ``admission``, if ``guard`` lets them."""
+    return type("Lane", (Lane,), {"receiver": receiver, "admission": admission, "guard": guard})
 
 
 def _headers(head: bytes) -> dict[bytes, bytes] | None:

@@ -43,6 +43,11 @@ class Group:
     fault: str | None = None
     """Why these rows cannot be stored, now or ever; there are none then."""
 
+    @property
+    def is_empty(self) -> bool:
+        """Tell whether its records leave nothing in the tables, as most of what budgets hold and settle."""
+        return self.packed is None and self.fault is None and self.alone is None
+
     def rows(self) -> Packed:
         """Return the rows; raises BadRowsError when there is a fault."""
         if self.packed is None:
@@ -105,6 +110,8 @@ def make(decoder: Decoder, stretch: Stretch, schemas: Schemas) -> Group:
         upto = stretch.position(found[-1].end)
     group = Group(upto, [stretch.start.offset + one.end for one in found])
     batch = _decoded(decoder, found, group, stretch.start.offset)
+    if not (batch or group.statements or group.unread):
+        return group
     try:
         group.packed = pack(batch, schemas)
     except BadRowsError as error:

@@ -307,9 +307,9 @@ def _apps(counts: Mapping[str, int]) -> list[dict[str, Any]]:
     ]
 
 
-def application(receiver: Receiver, answers: Answers, settings: CollectorSettings) -> Guard:
-    """Return the collector's ASGI application."""
-    routed = Admission(answers.budgeting, Starlette(
+def application(receiver: Receiver, answers: Answers, settings: CollectorSettings) -> tuple[Guard, Admission]:
+    """Return the collector's ASGI application, and the part of it that answers calls which wait."""
+    admission = Admission(answers.budgeting, Starlette(
         routes=[
             Route("/v1/traces", receiver.traces, methods=["POST"]),
             Route("/v1/metrics", receiver.ignored, methods=["POST"]),
@@ -335,7 +335,7 @@ def application(receiver: Receiver, answers: Answers, settings: CollectorSetting
         ],
         exception_handlers={404: _not_found, 405: _not_allowed, 500: _broken},
     ))  # fmt: skip
-    return Guard(routed, settings.names, settings.bearer())
+    return Guard(admission, settings.names, settings.bearer()), admission
 
 
 async def _described(_request: Request) -> Response:

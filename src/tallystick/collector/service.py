@@ -119,10 +119,10 @@ class Service:
             from tallystick.collector.rpc import RpcServer
 
             self.rpc = RpcServer(receiver, collector, collector.grpc_port)
-        self.app = application(receiver, answers, collector)
+        guard, admission = application(receiver, answers, collector)
         config = uvicorn.Config(
-            self.app,
-            http=lane_to(receiver, self.app),
+            guard,
+            http=lane_to(receiver, admission, guard),
             ws="none",
             loop="asyncio",
             lifespan="off",
