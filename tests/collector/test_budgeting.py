@@ -147,6 +147,31 @@ def test_a_restart_reads_the_last_whole_state_and_not_the_segments_before(tmp_pa
         assert stand(running) == before == ("0.005", "0.02")
 
 
+def test_asking_and_settling_writes_nothing_into_the_tables_and_a_restart_changes_nothing(tmp_path: Path) -> None:
+    with running_collector(tmp_path, HARD, segment_bytes_max=8192) as running:
+        running.send(chat())
+        written = (tmp_path / "data" / "tallystick.duckdb.wal").stat().st_size
+        for number in range(5):
+            reserve(running, number, "0.001")
+            settle(running, number, "0.001")
+            running.settle()
+        assert (tmp_path / "data" / "tallystick.duckdb.wal").stat().st_size == written
+        for number in range(5, 30):  # on into other segments
+            reserve(running, number, "0.0001")
+            settle(running, number, "0.0001")
+        running.settle()
+        before = stand(running), running.ask("ledger")["stored_spans"]
+        assert running.ask("ledger")["journal"]["segments"] > 1
+    with running_collector(tmp_path, HARD, segment_bytes_max=8192) as running:
+        running.settle()
+        after = stand(running), running.ask("ledger")["stored_spans"]
+        running.send(chat())
+        last = stand(running)
+
+    assert before == after == (("0.0225", "0"), 1)
+    assert last == ("0.0375", "0")
+
+
 def test_a_lease_that_runs_out_is_charged_until_the_span_tells_the_cost(tmp_path: Path) -> None:
     with running_collector(tmp_path, HARD) as running:
         reserve(running, 1, lease_s=1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import json
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -12,18 +14,21 @@ from typing import BinaryIO
 import pytest
 
 from fakes.collector import Running, merged, otlp_call, otlp_request, otlp_span, running_collector
-from tallystick.collector import patience, receive
+from tallystick.collector import admission, patience, receive
+from tallystick.collector.patience import PatientProtocol
+from tallystick.instrumentation._line import Line
 
 USAGE = {"input_tokens": 1200, "output_tokens": 350}
 GOOD = otlp_call(usage=USAGE).SerializeToString()
 MIXED = merged(otlp_call(usage=USAGE), otlp_request([otlp_span("", "", None, "no ids", 1, 1, {})])).SerializeToString()
+HARD = '[[budget]]\nname = "hard"\nlimit_usd = 1\naction = "block"\n'
 LONG_WAY = b"TE: trailers\r\n"
 """A header that changes nothing but the way."""
 
 
 @pytest.fixture(scope="module")
 def collector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running_collector(tmp_path_factory.mktemp("lane"), body_bytes_max=100_000) as running:
+    with running_collector(tmp_path_factory.mktemp("lane"), HARD, body_bytes_max=100_000) as running:
         yield running
 
 
@@ -80,6 +85,58 @@ def test_both_ways_answer_the_same(collector: Running, body: bytes, more: bytes,
 
     assert short[0] == status
     assert short == ask(collector, head(body, more + LONG_WAY) + body)
+
+
+ASKED = {"id": "a" * 32, "dimensions": {"feature": "chat"}, "usd": "0.01", "tokens": 100}
+
+
+@pytest.mark.parametrize(
+    ("what", "body", "more", "status"),
+    [
+        pytest.param("", json.dumps(ASKED).encode(), b"", 200, id="asked"),
+        pytest.param("", json.dumps(ASKED | {"id": "b" * 32, "usd": "9"}).encode(), b"", 409, id="refused"),
+        pytest.param("", b"", b"", 400, id="empty"),
+        pytest.param("", b"[" * 100_000, b"", 400, id="no-object"),
+        pytest.param("", bytes(admission.BODY_BYTES_MAX + 1), b"", 400, id="too-long"),
+        pytest.param("", json.dumps(ASKED).encode(), b"Origin: http://evil.example\r\n", 403, id="web-page"),
+        pytest.param("/renew", json.dumps({"ids": ["c" * 32]}).encode(), b"", 200, id="renewed"),
+        pytest.param("/settle", b'{"settlements": []}', b"", 200, id="settled"),
+        pytest.param("/settle", b'{"settlements": 1}', b"", 400, id="malformed"),
+    ],
+)
+def test_a_reservation_is_answered_the_same_both_ways(
+    collector: Running, what: str, body: bytes, more: bytes, status: int
+) -> None:
+    path = f"/api/v1/reservations{what}".encode()
+
+    def asked(more: bytes) -> tuple[int, bytes | None, bytes]:
+        begin = head(body, more, b"application/json").replace(b"/v1/traces", path)
+        status, media, answer = ask(collector, begin + body)
+        return status, media, re.sub(rb'"expires_at": "[^"]+"', b"", answer)
+
+    short = asked(more)
+    assert short[:2] == (status, b"application/json")
+    assert short == asked(more + LONG_WAY)
+
+
+def test_who_asks_for_room_goes_the_short_way(collector: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    long_way: list[bytes] = []
+    take = PatientProtocol.data_received
+
+    def noted(protocol: PatientProtocol, data: bytes) -> None:
+        long_way.append(data)
+        take(protocol, data)
+
+    monkeypatch.setattr(PatientProtocol, "data_received", noted)
+    line = Line(collector.url)
+    try:
+        for path in ("", "/renew", "/settle"):
+            line.ask("POST", f"/api/v1/reservations{path}", {}, 30)
+        assert long_way == []
+        assert line.ask("GET", "/api/v1/guard", None, 30)[0] == 200
+    finally:
+        line.close()
+    assert len(long_way) == 1
 
 
 def test_another_host_is_refused_on_the_short_way_too(collector: Running) -> None:

@@ -86,7 +86,9 @@ class Budget:
     @property
     def unit(self) -> str:
         """Return what is limited: ``usd``, ``tokens`` or ``calls``."""
-        return next(unit for unit in UNITS if getattr(self, f"limit_{unit}") is not None)
+        if self.limit_usd is not None:
+            return "usd"
+        return "calls" if self.limit_tokens is None else "tokens"
 
     @property
     def limit(self) -> Decimal:

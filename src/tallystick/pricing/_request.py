@@ -142,9 +142,7 @@ def _prompt_tokens(text: str, request: Mapping[str, Any], tools: int, media: int
             f"{media} images, files or sounds are in the request, whose tokens no count of bytes bounds; give "
             "media_tokens=, the most that each may have, or input_tokens="
         )
-    # A lone surrogate is no text, but it is no reason to fail either: it is three bytes on the wire.
-    size = len(text.encode("utf-8", "surrogatepass"))
-    return size + BASE_TOKENS + (tools + 1 if tools else 0) * TOOLS_TOKENS + media * (caps.media_tokens or 0)
+    return _size(text) + BASE_TOKENS + (tools + 1 if tools else 0) * TOOLS_TOKENS + media * (caps.media_tokens or 0)
 
 
 def _output_tokens(text: str, request: Mapping[str, Any], api: str, caps: Caps) -> int | None:
@@ -157,8 +155,13 @@ def _output_tokens(text: str, request: Mapping[str, Any], api: str, caps: Caps) 
     if cap is None:
         cap = caps.output_tokens
     # A predicted answer that turns out otherwise is billed as output, beside what is written instead.
-    predicted = len(text.encode("utf-8", "surrogatepass")) if request.get("prediction") else 0
+    predicted = _size(text) if request.get("prediction") else 0
     return None if cap is None else cap + predicted
+
+
+def _size(text: str) -> int:
+    # A lone surrogate is no text, but it is no reason to fail either: it is three bytes on the wire.
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def _count(body: Mapping[str, Any], *names: str) -> int | None:
