@@ -133,7 +133,7 @@ def test_settings_tell_what_the_doctor_found(asked: Running, open_page_of_any_co
         if check["todo"]:
             assert check["todo"].replace("`", "") in text.replace("`", "")
     assert "243 = 242 + 0 + 1: it adds up" in text
-    assert "dropped 7" in text
+    assert " + 7, as the app told" in text
     assert "Prices of" in text
 
 
@@ -240,6 +240,8 @@ def test_an_equation_that_does_not_add_up_says_so() -> None:
     ledger: dict[str, Any] = {
         "received_spans": 10, "stored_spans": 7, "duplicate_spans": 1, "rejected_spans": {"no ids": 1},
         "unaccounted_spans": 1, "dropped": {},
+        "apps": [{"service": "shop", "finished_calls": 980, "spooled_calls": 977, "dropped_records": 3}],
     }  # fmt: skip
 
     assert equations(ledger)[0][1] == "10 = 7 + 1 + 1: 1 are unaccounted for, which is a fault"
+    assert equations(ledger)[1] == ("shop: calls finished = stored here + dropped", "980 = 977 + 3, as the app told")

@@ -25,7 +25,7 @@ EXPORTS = {
     "alerts": "alerts",
 }
 STORED = "spans received = stored + duplicates + rejected"
-FINISHED = "calls finished in apps = shipped + waiting in the spool + dropped"
+FINISHED = "calls finished = stored here + dropped"
 
 
 def show() -> None:
@@ -74,11 +74,17 @@ def equations(ledger: Mapping[str, Any]) -> list[tuple[str, str]]:
     sums = " + ".join(words.count(each) for each in (ledger["stored_spans"], ledger["duplicate_spans"], rejected))
     left_over = ledger["unaccounted_spans"]
     balance = "it adds up" if not left_over else f"{words.count(left_over)} are unaccounted for, which is a fault"
-    by_apps = ledger["dropped"].get("by an app", 0)
-    return [
-        (STORED, f"{words.count(ledger['received_spans'])} = {sums}: {balance}"),
-        (FINISHED, f"dropped {words.count(by_apps)}, as the apps told; what is shipped is above"),
+    own = [
+        (f"{words.clean(app['service'] or words.NONE, CELL)}: {FINISHED}", _own_equation(app)) for app in ledger["apps"]
     ]
+    return [(STORED, f"{words.count(ledger['received_spans'])} = {sums}: {balance}"), *own]
+
+
+def _own_equation(app: Mapping[str, Any]) -> str:
+    finished, stored, dropped = (
+        words.count(app[name]) for name in ("finished_calls", "spooled_calls", "dropped_records")
+    )
+    return f"{finished} = {stored} + {dropped}, as the app told"
 
 
 def _ledger(ledger: Mapping[str, Any]) -> None:
