@@ -497,7 +497,7 @@ async def test_many_tasks_some_cancelled_at_each_await_keep_their_calls_apart(
             *(u["id"] for u in units if outcome == "cancelled"),
         }
     outcomes = Counter(told(span, "tallystick.outcome") for span in calls)
-    assert outcomes["cancelled"] > 50, outcomes
+    assert outcomes["cancelled"] > 10, outcomes
     assert set(outcomes) <= {"ok", "cancelled", "abandoned"}
 
 
@@ -758,6 +758,36 @@ async def test_a_target_that_is_missing_disables_that_target_only(
     other, same = (f"chat {CLAUDE}", f"chat {GPT}") if sdk is openai else (f"chat {GPT}", f"chat {CLAUDE}")
     assert names[other] == 2, "the other SDK's"
     assert names[same] >= 1, "this SDK's other kind of client"
+
+
+# The garbage collector ------------------------------------------------------------------------------------------------
+
+COLLECTED = """
+import contextlib, gc
+def left():
+    asked = [{"role": "user", "content": "hello"}]
+    stream = client.chat.completions.create(model="gpt-4o-mini", messages=asked, stream=True)
+    next(iter(stream))
+    stream.itself = stream  # only the garbage collector finds it
+chat()
+gc.set_threshold(3, 1, 1)  # wherever it may run, it does
+with LIMIT:
+    for _ in range(15):
+        left()
+        assert chat().id
+    gc.collect()
+"""
+
+
+@pytest.mark.parametrize("limit", ["contextlib.nullcontext()", "tallystick.budget(usd='5')"], ids=["plain", "budget"])
+def test_streams_that_the_garbage_collector_ends_wherever_it_runs_stop_nothing(
+    limit: str, app: App, receiver: Receiver
+) -> None:
+    ended = app.run(COLLECTED.replace("LIMIT", limit))
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    outcomes = Counter(told(span, "tallystick.outcome") for span in receiver.spans())
+    assert (outcomes["ok"], outcomes["abandoned"]) == (16, 15)
 
 
 # Greenlets ------------------------------------------------------------------------------------------------------------

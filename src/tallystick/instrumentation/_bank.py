@@ -113,7 +113,7 @@ class Bank:
 
     def _reset(self) -> None:
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._first = threading.Event()
         self._woken = threading.Event()
         self._stopped = False

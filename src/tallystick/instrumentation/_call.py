@@ -103,7 +103,7 @@ class Call:
         self._held: list[bytes] = []
         self._doubted: list[tuple[str, int, int, Mapping[str, Any]]] = []
         """Attempts that were refused as too many, of a stream: why, nobody has read."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         # One reading of the wall clock; the monotonic one tells the rest, so that a clock that jumps changes nothing.
         self._start_ns = time.time_ns()
         self._clock_ns = self._start_ns - time.perf_counter_ns()

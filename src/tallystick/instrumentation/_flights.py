@@ -11,6 +11,7 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from tallystick.instrumentation._guard import guard
@@ -32,9 +33,9 @@ class Flights:
 
     def _reset(self) -> None:
         self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._calls: weakref.WeakSet[Call] = weakref.WeakSet()
-        self._noted: weakref.WeakSet[Call] = weakref.WeakSet()
+        self._lock = threading.RLock()  # the garbage collector may end a stream, and so a call, while we hold it
+        self._calls: dict[int, weakref.ref[Call]] = {}
+        self._noted: frozenset[int] = frozenset()
         self._woken = threading.Event()
         self._is_watched = False
 
@@ -42,10 +43,8 @@ class Flights:
         """Watch a call from now on; returns at once."""
         if os.getpid() != self._pid:  # forked: the parent's calls are the parent's
             self._reset()
-        with self._lock:
-            self._calls.add(call)
-            was_watched, self._is_watched = self._is_watched, True
-        # Not with the lock held: where gevent is, another greenlet may run here, and would wait for it for ever.
+        self._calls[id(call)] = weakref.ref(call)
+        was_watched, self._is_watched = self._is_watched, True
         if not was_watched:
             self._start()
         elif not self._woken.is_set():
@@ -55,21 +54,20 @@ class Flights:
         """Forget a call that was written."""
         if os.getpid() != self._pid:
             self._reset()
-        with self._lock:
-            self._calls.discard(call)
-            if call in self._noted:
-                self._note(self._noted - {call})
+        self._calls.pop(id(call), None)
+        if id(call) in self._noted:
+            with self._lock:
+                self._note(other for other in self._flying() if id(other) in self._noted)
 
     def leave(self) -> None:
         """Note what is still in flight at the end of the process: threads that nobody waits for."""
         with self._lock:
-            self._note(self._calls)
+            self._note(self._flying())
         self._stop()
 
     def stop(self) -> None:
         """Watch no more, and leave no note."""
-        with self._lock:
-            self._calls.clear()
+        self._calls.clear()
         self._stop()
 
     def _start(self) -> None:
@@ -93,11 +91,20 @@ class Flights:
     def _look(self) -> bool:
         """Note the calls that last, if they are others than before; tell whether any call is in flight."""
         with self._lock:
-            lasting = weakref.WeakSet(call for call in self._calls if call.age_s >= AFTER_S)
-            if lasting != self._noted:
+            flying = self._flying()
+            lasting = [call for call in flying if call.age_s >= AFTER_S]
+            if {id(call) for call in lasting} != self._noted:
                 self._note(lasting)
-            return bool(self._calls)
+        return bool(flying)
 
-    def _note(self, calls: weakref.WeakSet[Call]) -> None:
-        self._noted = weakref.WeakSet(calls)
-        self._tracing.note([span for call in calls for span in call.in_flight()])
+    def _flying(self) -> list[Call]:
+        """Return the calls in flight; one that was lost without an end is forgotten."""
+        for key, known in list(self._calls.items()):
+            if known() is None:
+                self._calls.pop(key, None)
+        return [call for known in list(self._calls.values()) if (call := known()) is not None]
+
+    def _note(self, calls: Iterable[Call]) -> None:
+        noted = list(calls)
+        self._noted = frozenset(map(id, noted))
+        self._tracing.note([span for call in noted for span in call.in_flight()])

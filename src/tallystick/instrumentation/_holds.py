@@ -63,7 +63,11 @@ class Purse(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Slice:
-    """A part of the budgets of ``key`` that this process holds; guarded by its bank's lock."""
+    """A part of the budgets of ``key`` that this process holds; guarded by its bank's lock.
+
+    The garbage collector may end a call of this slice inside another's turn, in the same thread: so a sum is read and
+    written in one go.
+    """
 
     id: str
     key: Key
@@ -86,7 +90,8 @@ class Slice:
             if wanted is None or self.spent[unit] + self.reserved[unit] + wanted > self.held[unit]:
                 return False
         for unit in self.units:
-            self.reserved[unit] += need.of(unit) or ZERO
+            wanted = need.of(unit) or ZERO
+            self.reserved[unit] += wanted
         self.in_flight += 1
         self.used_at_s = time.monotonic()
         return True
@@ -96,7 +101,8 @@ class Slice:
         for unit in self.units:
             wanted = need.of(unit) or ZERO
             self.reserved[unit] -= wanted
-            self.spent[unit] += spent.of(unit, wanted)
+            taken = spent.of(unit, wanted)
+            self.spent[unit] += taken
         self.in_flight -= 1
         self.used_at_s = time.monotonic()
         self.told = False

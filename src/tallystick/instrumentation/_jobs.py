@@ -31,7 +31,7 @@ class Owners:
 
     def __init__(self) -> None:
         self._known: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def learn(self, body: Mapping[str, Any]) -> None:
         """Take what a session, thread or subagent tells of its agent's model: a name, or an object that has it."""

@@ -98,7 +98,7 @@ class Loops:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._seen: dict[str, deque[float]] = {}
 
     def check(self, digest: str) -> None:
@@ -133,7 +133,7 @@ class Run:
         self.clamp = clamp
         self.spent = dict.fromkeys(("usd", "tokens", "calls"), ZERO)
         self.reserved = dict.fromkeys(("usd", "tokens", "calls"), ZERO)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def take(self, need: Need) -> tuple[str, BudgetExceededError] | None:
         """Set aside what a call needs; None when it fits, else the unit that has no room and the error to raise."""
@@ -143,7 +143,8 @@ class Run:
                 if wanted is None or self.spent[unit] + self.reserved[unit] + wanted > limit:
                     return unit, self._refusal(unit, need, wanted)
             for unit in self.reserved:
-                self.reserved[unit] += need.of(unit) or ZERO
+                wanted = need.of(unit) or ZERO
+                self.reserved[unit] += wanted  # read and written in one go: the garbage collector may end a call here
         return None
 
     def room(self, unit: str) -> Decimal:
@@ -157,7 +158,8 @@ class Run:
             for unit in self.reserved:
                 wanted = need.of(unit)
                 self.reserved[unit] -= wanted or ZERO
-                self.spent[unit] += spent.of(unit, wanted)
+                taken = spent.of(unit, wanted)
+                self.spent[unit] += taken
 
     def _refusal(self, unit: str, need: Need, wanted: Decimal | None) -> BudgetExceededError:
         limit, spent, reserved = self.limits[unit], self.spent[unit], self.reserved[unit]

@@ -151,7 +151,7 @@ class Scope:
         self.last: Asked | None = None
         # Weak: a call whose end never came to us must not make all later ones look as if they ran beside it.
         self._flying: weakref.WeakSet[Asked] = weakref.WeakSet()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def began(self, asked: Asked, request: Mapping[str, Any], notice: Notice) -> Link | None:
         """Take a call that begins now; return its link.

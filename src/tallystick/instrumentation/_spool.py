@@ -57,7 +57,7 @@ class Spool:
 
     def _reset(self) -> None:
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may end a stream, and so write, while we hold it
         self._open: Segment | None = None
         self._sealed: list[Segment] = []
         self._note: Segment | None = None
@@ -81,15 +81,15 @@ class Spool:
             self.after_fork()
         with self._lock:
             try:
-                self._open = segment = self._open or self._create()
+                segment = self._writable()
                 write_all(segment.fd, record)
             except OSError as error:
                 self._drop(error, records)
                 return
             segment.size += len(record)
             segment.records += records
-            if segment.size >= SEGMENT_BYTES_MAX:
-                self._seal()
+            if segment is self._open and segment.size >= SEGMENT_BYTES_MAX:
+                self._seal(segment)
         self.wake()
 
     def note(self, payload: bytes) -> None:
@@ -110,7 +110,7 @@ class Spool:
         """Close the current segment for writing and return all that wait to be shipped, the oldest first."""
         with self._lock:
             if self._open is not None and self._open.size:
-                self._seal()
+                self._seal(self._open)
             return list(self._sealed)
 
     def read(self, segment: Segment) -> bytes:
@@ -141,6 +141,15 @@ class Spool:
                     _unlink(segment)
             self._sealed, self._open, self._note = [], None, None
 
+    def _writable(self) -> Segment:
+        if self._open is None:
+            created = self._create()
+            if self._open is None:
+                self._open = created
+            else:
+                _unlink(created)
+        return self._open
+
     def _create(self, prefix: str = "") -> Segment:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         while True:
@@ -151,10 +160,9 @@ class Spool:
                 return Segment(path, fd)
             os.close(fd)
 
-    def _seal(self) -> None:
-        assert self._open is not None, "only an open segment is sealed"
-        self._sealed.append(self._open)
+    def _seal(self, segment: Segment) -> None:
         self._open = None
+        self._sealed.append(segment)
         while len(self._sealed) > 1 and sum(segment.size for segment in self._sealed) > self.bytes_max:
             oldest = self._sealed.pop(0)
             self.dropped += oldest.records
@@ -165,7 +173,7 @@ class Spool:
         self.dropped += records
         # A half-written record would hide what is appended behind it until the reader finds the next one.
         if self._open is not None and self._open.size:
-            self._seal()
+            self._seal(self._open)
         elif self._open is not None:  # kept, each call on a full disk would leave the app one descriptor less
             _unlink(self._open)
             self._open = None
