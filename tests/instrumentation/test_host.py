@@ -816,6 +816,7 @@ time.sleep(2.5)
 """
 LONG = """
 assert chat().id
+time.sleep(1.5)
 folder = os.environ["TALLYSTICK_SPOOL"]
 print([os.path.getsize(f"{folder}/{name}") for name in os.listdir(folder) if name.startswith("in-flight")])
 """

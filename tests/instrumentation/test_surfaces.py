@@ -201,9 +201,9 @@ MEDIA: dict[str, Callable[[Any], Any]] = {
     "images-edit-stream": lambda c: list(
         c.images.edit(model="gpt-image-1", prompt="a red parcel", image=PICTURE, stream=True)
     ),
-    "transcription-tokens": lambda c: c.audio.transcriptions.create(model="gpt-4o-transcribe", file=RECORDING),
+    "transcription-tokens": lambda c: c.audio.transcriptions.create(model="gpt-4o-mini-transcribe", file=RECORDING),
     "transcription-stream": lambda c: list(
-        c.audio.transcriptions.create(model="gpt-4o-transcribe", file=RECORDING, stream=True)
+        c.audio.transcriptions.create(model="gpt-4o-mini-transcribe", file=RECORDING, stream=True)
     ),
     "transcription-duration": lambda c: c.audio.transcriptions.create(model="whisper-1", file=RECORDING),
     "transcription-verbose": lambda c: c.audio.transcriptions.create(
@@ -233,7 +233,7 @@ def test_pictures_and_sound(shape: str, ledger: Any, provider: Provider, oai: An
 
 async def test_pictures_and_sound_async(ledger: Any, provider: Provider, async_oai: Any) -> None:
     await async_oai.images.generate(model="gpt-image-1", prompt="a parcel")
-    await async_oai.audio.transcriptions.create(model="gpt-4o-transcribe", file=RECORDING)
+    await async_oai.audio.transcriptions.create(model="gpt-4o-mini-transcribe", file=RECORDING)
     await async_oai.audio.speech.create(model="tts-1", voice="alloy", input="Your parcel is on its way.")
 
     assert sum(bills(ledger).values()) == Decimal(provider.invoice()["total_usd"])

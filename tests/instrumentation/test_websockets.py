@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings(r"ignore:connect\(\) must be used:Deprec
 
 GPT, REALTIME = "gpt-4o-mini", "gpt-realtime"
 KEY = "sk-canary-0123456789abcdef-last"
-SESSION: Any = {"type": "realtime", "audio": {"input": {"transcription": {"model": "gpt-4o-transcribe"}}}}
+SESSION: Any = {"type": "realtime", "audio": {"input": {"transcription": {"model": "gpt-4o-mini-transcribe"}}}}
 QUESTION: Any = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Where is my parcel?"}]}
 
 
@@ -117,7 +117,7 @@ def test_speech_that_is_heard_is_a_unit_of_the_model_that_hears(ledger: Any, pro
 
     [call] = check(ledger, provider)
     assert call.attributes["gen_ai.operation.name"] == "transcription"
-    assert call.units[0]["model"] == "gpt-4o-transcribe"
+    assert call.units[0]["model"] == "gpt-4o-mini-transcribe"
 
 
 async def test_realtime_async_and_a_wait_that_was_cancelled_ends_nothing(

@@ -2,7 +2,8 @@
 
 A call is written when it ends; one that is killed never does, and may have been billed.  So a call that takes longer
 than a second is noted in a file of the spool, without cost to shorter ones: a thread looks once a second.  When the
-process dies, whoever adopts its segments finds the note behind them.
+process dies, whoever adopts its segments finds the note behind them.  A call that has ended since the thread looked is
+there twice then, under the same ids: the ledger takes the first, which is the end.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from tallystick.instrumentation._guard import guard
 
 if TYPE_CHECKING:
     from tallystick.instrumentation._call import Call
+    from tallystick.instrumentation._otlp import Ids
     from tallystick.instrumentation._tracing import Tracing
 
 AFTER_S = 1.0
@@ -34,8 +36,9 @@ class Flights:
     def _reset(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.RLock()  # the garbage collector may end a stream, and so a call, while we hold it
-        self._calls: dict[int, weakref.ref[Call]] = {}
-        self._noted: frozenset[int] = frozenset()
+        self._calls: dict[Ids, weakref.ref[Call]] = {}
+        self._noted: dict[Ids, list[bytes]] = {}
+        """The spans of each call in the note."""
         self._woken = threading.Event()
         self._is_watched = False
 
@@ -43,7 +46,7 @@ class Flights:
         """Watch a call from now on; returns at once."""
         if os.getpid() != self._pid:  # forked: the parent's calls are the parent's
             self._reset()
-        self._calls[id(call)] = weakref.ref(call)
+        self._calls[call.ids] = weakref.ref(call)
         was_watched, self._is_watched = self._is_watched, True
         if not was_watched:
             self._start()
@@ -54,10 +57,7 @@ class Flights:
         """Forget a call that was written."""
         if os.getpid() != self._pid:
             self._reset()
-        self._calls.pop(id(call), None)
-        if id(call) in self._noted:
-            with self._lock:
-                self._note(other for other in self._flying() if id(other) in self._noted)
+        self._calls.pop(call.ids, None)
 
     def leave(self) -> None:
         """Note what is still in flight at the end of the process: threads that nobody waits for."""
@@ -93,7 +93,7 @@ class Flights:
         with self._lock:
             flying = self._flying()
             lasting = [call for call in flying if call.age_s >= AFTER_S]
-            if {id(call) for call in lasting} != self._noted:
+            if {call.ids for call in lasting} != self._noted.keys():
                 self._note(lasting)
         return bool(flying)
 
@@ -105,6 +105,6 @@ class Flights:
         return [call for known in list(self._calls.values()) if (call := known()) is not None]
 
     def _note(self, calls: Iterable[Call]) -> None:
-        noted = list(calls)
-        self._noted = frozenset(map(id, noted))
-        self._tracing.note([span for call in noted for span in call.in_flight()])
+        known = self._noted
+        self._noted = {call.ids: known.get(call.ids) or call.in_flight() for call in calls}
+        self._tracing.note([span for spans in self._noted.values() for span in spans])

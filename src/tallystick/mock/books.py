@@ -44,6 +44,7 @@ RATES: dict[tuple[str, str], dict[str, Decimal]] = {
     ("openai", "text-embedding-3-small"): {"input": Decimal("0.02")},
     ("openai", "text-embedding-3-large"): {"input": Decimal("0.13")},
     ("openai", "gpt-image-1"): {"input": Decimal(5), "input_image": Decimal(10), "output_image": Decimal(40)},
+    ("openai", "gpt-4o-mini-transcribe"): {"input": Decimal("1.25"), "input_audio": Decimal(3), "output": Decimal(5)},
     ("openai", "gpt-4o-transcribe"): {"input": Decimal("2.5"), "input_audio": Decimal(6), "output": Decimal(10)},
     ("openai", "whisper-1"): {"audio_seconds": Decimal(100)},  # 0.006 a minute
     ("openai", "gpt-live-1"): {"live_minutes": Decimal(50_000)},  # 3 an hour
