@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from tallystick.instrumentation import _spool
-from tallystick.instrumentation._spool import Spool
+from tallystick.instrumentation._spool import Segment, Spool
 from tallystick.model.segment import Record, orphans, read_records
 
 APPEND = """
 import os, signal, sys
 from pathlib import Path
-from tallystick.instrumentation._spool import Spool
+from tallystick.instrumentation._spool import Segment, Spool
 spool = Spool(Path(sys.argv[1]), 1 << 28)
 for n in range(100):
     spool.append(b"record %d" % n)
@@ -103,7 +103,7 @@ FULL = """
 import os, resource, sys
 from pathlib import Path
 from tallystick.instrumentation._keys import Fingerprints
-from tallystick.instrumentation._spool import Spool
+from tallystick.instrumentation._spool import Segment, Spool
 folder = Path(sys.argv[1])
 spool = Spool(folder, 1 << 28)
 limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -142,3 +142,25 @@ def test_a_segment_that_was_shipped_is_gone(tmp_path: Path) -> None:
 
     assert list(tmp_path.iterdir()) == []
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "the app's handlers are untouched"
+
+
+def test_what_a_finalizer_writes_while_the_spool_is_locked_is_kept_and_nobody_waits_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The garbage collector may end a stream inside any allocation, as in the making of a file."""
+    spool = Spool(tmp_path, 1 << 28)
+    create = spool._create
+
+    def create_and_collect(prefix: str = "") -> Segment:
+        monkeypatch.setattr(spool, "_create", create)
+        spool.append(b"of the finalizer")
+        return create(prefix)
+
+    monkeypatch.setattr(spool, "_create", create_and_collect)
+    writer = threading.Thread(target=spool.append, args=(b"of the call",), daemon=True)
+    writer.start()
+    writer.join(10)
+
+    assert not writer.is_alive(), "it waits for itself"
+    assert spooled(tmp_path) == [b"of the finalizer", b"of the call"]
+    assert len(spool.seal()) == 1, "the segment that was made beside is not left behind"
