@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 import time
@@ -19,7 +20,7 @@ from fakes.collector import (
     running_collector,
     until,
 )
-from tallystick.collector.journal import Journal, opened, segments_in
+from tallystick.collector.journal import Journal, segments_in
 from tallystick.collector.settings import load
 from tallystick.collector.upkeep import backup, rebuild, restore
 from tallystick.model.segment import Kind, encode_record
@@ -89,8 +90,9 @@ def archived(folder: Path) -> list[str]:
 def spans_in_journal(folder: Path) -> int:
     found = 0
     for path in segments_in(folder / "data" / "journal"):
-        with opened(path) as file:
-            found += file.read().count(b"gen_ai.request.model")
+        data = path.read_bytes()
+        data = gzip.decompress(data) if path.suffix == ".gz" else data
+        found += data.count(b"gen_ai.request.model")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import threading
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tallystick.collector.journal import Journal, JournalFullError, Position, opened, segments_in
+from tallystick.collector import blocks
+from tallystick.collector.journal import Journal, JournalFullError, Position, segments_in
 from tallystick.collector.seen import Seen
 from tallystick.model.segment import Damage, Kind, Record, encode_record
 
@@ -216,8 +218,7 @@ def test_compressed_segments_are_read_back_from_any_position(tmp_path: Path, chu
 def test_killed_while_it_compresses_it_reads_what_it_had(tmp_path: Path) -> None:
     journal, payloads, _ = packed_journal(tmp_path)
     journal.close()
-    with opened(tmp_path / "00000001.tly.gz") as file:
-        (tmp_path / "00000001.tly").write_bytes(file.read())
+    (tmp_path / "00000001.tly").write_bytes(gzip.decompress((tmp_path / "00000001.tly.gz").read_bytes()))
     (tmp_path / "00000001.tly.gz").write_bytes(b"half of")
     journal = Journal(tmp_path, 1240)
     found = read_all(journal)
@@ -226,18 +227,47 @@ def test_killed_while_it_compresses_it_reads_what_it_had(tmp_path: Path) -> None
     assert found == (payloads, 0)
 
 
-def test_damage_in_a_compressed_segment_is_stepped_over_to_the_next(tmp_path: Path) -> None:
+@pytest.mark.parametrize("chunk", [1, 1 << 20])
+def test_a_flipped_bit_in_a_compressed_segment_costs_the_block_it_is_in(
+    tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 200)  # two records
     journal, payloads, _ = packed_journal(tmp_path)
     journal.close()
     path = tmp_path / "00000001.tly.gz"
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 0xFF
-    path.write_bytes(data)
+    whole = path.read_bytes()
+    assert len(gzip.decompress(whole)) == 10 * 124, "it is a gzip file like any other"
+    lost = set()
+    for at in range(0, len(whole), 11):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :])
+        caplog.clear()
+        journal = Journal(tmp_path, 1240)
+        found, damaged = read_all(journal, chunk)
+        journal.close()
+        missing = [number for number, payload in enumerate(payloads) if payload not in found]
+        lost.add(tuple(missing))
+        assert (len(found), damaged) == (23, 2 * 124), f"a bit of byte {at}"
+        assert f"00000001.tly.gz is damaged: 248 bytes behind {missing[0] * 124} are lost" in caplog.text
+
+    assert lost == {(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)}
+
+
+def test_a_segment_that_an_older_version_compressed_is_read_up_to_its_damage(tmp_path: Path) -> None:
+    journal, payloads, _ = packed_journal(tmp_path)
+    journal.close()
+    path = tmp_path / "00000001.tly.gz"
+    old = gzip.compress(gzip.decompress(path.read_bytes()), mtime=0)
+    path.write_bytes(old)
     journal = Journal(tmp_path, 1240)
-    found, damaged = read_all(journal)
+    found = read_all(journal, 333)
+    journal.close()
+    path.write_bytes(old[: len(old) // 2] + bytes([old[len(old) // 2] ^ 0x10]) + old[len(old) // 2 + 1 :])
+    journal = Journal(tmp_path, 1240)
+    after_damage, damaged = read_all(journal)
     journal.close()
 
-    assert found[-15:] == payloads[10:]
+    assert found == (payloads, 0)
+    assert after_damage[-15:] == payloads[10:]
     assert 0 < damaged <= 1240
 
 

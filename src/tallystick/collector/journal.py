@@ -6,15 +6,12 @@ share one ``fdatasync``: a writer thread takes all of them, writes once, syncs o
 
 from __future__ import annotations
 
-import gzip
 import io
 import logging
 import os
 import re
-import shutil
 import threading
 import time
-import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -23,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
+from tallystick.collector import blocks
 from tallystick.collector.folder import sync_folder
 from tallystick.errors import StoreError
 from tallystick.model.segment import HEADER, SUFFIX, Damage, Kind, Record, encode_record, read_records, write_all
@@ -31,7 +29,6 @@ log = logging.getLogger("tallystick.journal")
 
 APPEND = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 CHUNK_BYTES = 4 * 1024 * 1024
-READ_BYTES = 1024 * 1024
 PACKED = ".gz"
 SEGMENT = re.compile(rf"[0-9]+{re.escape(SUFFIX)}({re.escape(PACKED)})?")
 SEGMENT_S = 86_400.0
@@ -106,7 +103,7 @@ class Journal:
         self._packed = self._find_packed()
         self._fd, self._end = self._open_last()
         self._sizes = {
-            number: unpacked_bytes(path) if number in self._packed else path.stat().st_size
+            number: blocks.size(path) if number in self._packed else path.stat().st_size
             for number, path in ((number, self._path(number)) for number in self.segments())
         }
         self._writer = threading.Thread(target=self._write_forever, name="tallystick-journal", daemon=True)
@@ -279,8 +276,7 @@ class Journal:
 
     def begun_at(self, number: int) -> datetime:
         """Return when the first record of a segment was appended; now when there is none."""
-        with opened(self._path(number)) as file:
-            head = file.read(HEADER.size)
+        head = _read(self._path(number), 0, HEADER.size)
         at_s = HEADER.unpack(head)[-1] / 1e9 if len(head) == HEADER.size else time.time()
         return datetime.fromtimestamp(at_s, UTC).replace(tzinfo=None)
 
@@ -300,8 +296,7 @@ class Journal:
 
     def strip(self, number: int, is_kept: Callable[[Record], bool]) -> None:
         """Leave of a segment only the records that ``is_kept``; nobody may know a position in it."""
-        with opened(self._path(number)) as file:
-            data = file.read()
+        data = _read(self._path(number), 0, self._size(number))
         kept = [data[found.start : found.end] for found in read_records(data)
                 if isinstance(found, Record) and is_kept(found)]  # fmt: skip
         if sum(map(len, kept)) == len(data) > 0:
@@ -321,14 +316,13 @@ class Journal:
         part = target.with_suffix(".part")
         fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(fd, "wb") as file:
-            with gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as packed:
-                shutil.copyfileobj(content, packed, CHUNK_BYTES)
+            blocks.write(file, content, content.seek(0, os.SEEK_END))
             file.flush()
             os.fsync(fd)
         os.utime(part, ns=(stated.st_atime_ns, stated.st_mtime_ns))
         part.replace(target)
         sync_folder(self.folder)
-        self._sizes[number] = unpacked_bytes(target)
+        self._sizes[number] = blocks.size(target)
         self._packed.add(number)
         if path != target:
             path.unlink()
@@ -355,26 +349,10 @@ def segments_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob(f"*{SUFFIX}*") if SEGMENT.fullmatch(path.name))
 
 
-def opened(path: Path) -> IO[bytes]:
-    """Open a segment for reading, compressed or not."""
-    return gzip.open(path, "rb") if path.suffix == PACKED else path.open("rb")  # type: ignore[return-value]
-
-
-def unpacked_bytes(path: Path) -> int:
-    """Return how many bytes a compressed segment holds, as it says at its end."""
-    with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - 4, 0))
-        return int.from_bytes(file.read(4), "little")
-
-
 def _read(path: Path, offset: int, size: int) -> bytes:
-    """Return ``size`` bytes behind ``offset``; fewer when what is compressed is damaged."""
-    data = bytearray()
-    with opened(path) as file:
-        try:
-            file.seek(offset)
-            while len(data) < size and (part := file.read(min(size - len(data), READ_BYTES))):
-                data += part
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            log.warning("%s is damaged behind %d bytes: %s", path, offset + len(data), error)
-    return bytes(data)
+    """Return ``size`` bytes behind ``offset``; fewer when there are no more."""
+    if path.suffix == PACKED:
+        return blocks.read(path, offset, size)
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(size)
