@@ -136,6 +136,10 @@ class Bank:
         """Tell whether a call must be looked at: there are budgets that enforce, or it is not known yet."""
         return bool(self.rules.budgets) or self._pid != os.getpid() or not self._first.is_set()
 
+    def has_met(self) -> bool:
+        """Tell whether this process has waited for the rules already."""
+        return self._pid == os.getpid() and self._first.is_set()
+
     def meet(self) -> Steps:
         """Wait for the rules, before the first call of a process; not for long, and once."""
         if self._pid != os.getpid():

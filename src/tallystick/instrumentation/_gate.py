@@ -77,7 +77,8 @@ class Gate:
     def _steps(self, call: Call, make: Callable[[], Ask]) -> Steps:
         if not call.route.billed or call.route.is_fetch:
             return {}
-        yield from self.bank.meet()
+        if not self.bank.has_met():
+            yield from self.bank.meet()
         runs = list(runs_here())
         if not (runs or self._has_limits or self.bank.rules.budgets):
             return {}
@@ -91,7 +92,8 @@ class Gate:
         try:
             for run in runs:
                 _enter(run, ask, hold)
-            if rules:
+            # What fits into a slice has a bound in all that the slice is of, and need not be looked at any more.
+            if rules and not self.bank.take(rules, key_of(rules, ask.dimensions), ask.need, hold):
                 yield from self._reserve(ask, hold)
         except BaseException:
             hold.settle(NOTHING)

@@ -31,7 +31,9 @@ class Need:
 
     def of(self, unit: str) -> Decimal | None:
         """Return what is needed of a budget's unit."""
-        value = {"usd": self.usd, "tokens": self.tokens, "calls": self.calls}[unit]
+        if unit == "usd":
+            return self.usd
+        value = self.tokens if unit == "tokens" else self.calls
         return None if value is None else Decimal(value)
 
 
@@ -85,13 +87,12 @@ class Slice:
 
     def take(self, need: Need) -> bool:
         """Set aside what a call needs, if it fits."""
-        for unit in self.units:
-            wanted = need.of(unit)
+        wants = [(unit, need.of(unit)) for unit in self.units]
+        for unit, wanted in wants:
             if wanted is None or self.spent[unit] + self.reserved[unit] + wanted > self.held[unit]:
                 return False
-        for unit in self.units:
-            wanted = need.of(unit) or ZERO
-            self.reserved[unit] += wanted
+        for unit, wanted in wants:
+            self.reserved[unit] += wanted or ZERO
         self.in_flight += 1
         self.used_at_s = time.monotonic()
         return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -24,7 +24,7 @@ from tallystick.pricing._receipts import (
     plan_of,
     remember,
 )  # fmt: skip
-from tallystick.pricing._request import Ask, Caps, Unbounded, read_request
+from tallystick.pricing._request import NO_CAPS, SCALARS, Ask, Caps, Shape, Unbounded, read_request, shape_of
 from tallystick.pricing._wire import Refused, amount, short
 
 SDK_RETRIES = 2
@@ -64,6 +64,17 @@ class Ceiling:
     """The most that the model writes in one answer; None when it is not listed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Tariff:
+    """What requests of one shape cost, by the length of their text and the cap on their answers."""
+
+    ceiling: Ceiling
+    more_tokens: int
+    """What is read beside the text."""
+    answers: int
+    fees_usd: Decimal
+
+
 def upper_bound(
     provider: str,
     model: str,
@@ -85,13 +96,15 @@ def upper_bound(
     cap), ``media_tokens`` (of each image, file or sound), ``tool_uses`` and ``tool_tokens`` (of tools that run at the
     provider's).  ``params`` are those of `price`.  What has no bound has ``usd`` None and a ``reason``.
     """
-    caps = Caps(
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        media_tokens=media_tokens,
-        tool_uses=tool_uses,
-        tool_tokens=tool_tokens,
-    )
+    caps = NO_CAPS
+    if (input_tokens, output_tokens, media_tokens, tool_uses, tool_tokens) != (None,) * 5:
+        caps = Caps(
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            media_tokens=media_tokens,
+            tool_uses=tool_uses,
+            tool_tokens=tool_tokens,
+        )
     try:
         book = book or load_book()
         place = place_for(book, provider, params)
@@ -122,8 +135,10 @@ def _bound(
         raise Unbounded(f"max_retries = {short(retries)} is no count")
     at = moment_of(params.get("timestamp"))
     counted = _by_use(request, params)
-    ask = _without_tokens() if counted else read_request(str(place.provider), request, caps, params)
-    once, read, written = _attempt(book, place, model, ask, counted, at)
+    if counted:
+        once, read, written = _attempt(book, place, model, _without_tokens(), counted, at)
+    else:
+        once, read, written = _in_tokens(book, place, model, request, caps, params, at)
     attempts = retries + 1
     return Bound(
         usd=EXACT.multiply(once, Decimal(attempts)),
@@ -133,6 +148,42 @@ def _bound(
         output_tokens=written,
         price_version=book.version,
     )
+
+
+def _in_tokens(
+    book: Book,
+    place: _names.Place,
+    model: str,
+    request: Mapping[str, Any],
+    caps: Caps,
+    params: Mapping[str, Any],
+    at: datetime,
+) -> tuple[Decimal, int, int]:
+    """Return the most that one attempt costs, reads and writes, of what is charged by tokens.
+
+    Requests of an app are much alike: what all of one shape have in common is kept in the book for the day.
+    """
+    shape = shape_of(request, str(params.get("api") or "")) if caps is NO_CAPS else None
+    facts = [fact for fact in params.items() if fact[0] != "timestamp"]
+    if shape is None or not all(type(value) in SCALARS for _, value in facts):
+        return _attempt(book, place, model, read_request(str(place.provider), request, caps, params), {}, at)
+    key = ("tariff", place, model, shape.key, *facts, at.toordinal(), (at + LASTS).toordinal())
+    tariff: Tariff | None = book.plans.get(key)
+    if tariff is None:
+        ask = read_request(str(place.provider), request, caps, params)
+        if ask.loops or ask.compacts or ask.advisors or ask.fallbacks:
+            return _attempt(book, place, model, ask, {}, at)
+        tariff = _tariff(book, place, model, ask, shape, at)
+        remember(book, key, tariff)
+    read = shape.text_tokens + tariff.more_tokens
+    written = _answer_tokens(shape.output_tokens, tariff.ceiling, model) * tariff.answers
+    return EXACT.add(_tokens_usd(tariff.ceiling, read, written), tariff.fees_usd), read, written
+
+
+def _tariff(book: Book, place: _names.Place, model: str, ask: Ask, shape: Shape, at: datetime) -> Tariff:
+    ceiling = _ceiling(book, place, model, ask, {}, at)
+    fees = EXACT.add(_fees_usd(ceiling, _decimals(ask.fees)), ceiling.fees.get("request", ZERO))
+    return Tariff(ceiling, ask.prompt_tokens - shape.text_tokens, ask.answers, fees)
 
 
 def _unpriced(
@@ -189,8 +240,7 @@ def _attempt(
     read = ask.prompt_tokens + (passes - 1) * context
     written = answer * passes
     total = _tokens_usd(ceiling, read, written)
-    for item, uses in [*_decimals(ask.fees), *counted.items()]:
-        total = EXACT.add(total, EXACT.multiply(ceiling.fees[item], uses))
+    total = EXACT.add(total, _fees_usd(ceiling, [*_decimals(ask.fees), *counted.items()]))
     total = EXACT.add(total, ceiling.fees.get("request", ZERO))
     for (advisor, own), size in zip(advisors, advice, strict=True):
         total = EXACT.add(total, _tokens_usd(own, advisor.uses * context, advisor.uses * size))
@@ -199,6 +249,13 @@ def _attempt(
         own_answer = (cap if cap is not None else answer) * passes
         total = EXACT.add(total, _tokens_usd(own, read + passes * own_answer, own_answer))
     return total, read, written
+
+
+def _fees_usd(ceiling: Ceiling, uses: Iterable[tuple[str, Decimal]]) -> Decimal:
+    total = ZERO
+    for item, times in uses:
+        total = EXACT.add(total, EXACT.multiply(ceiling.fees[item], times))
+    return total
 
 
 def _decimals(fees: Mapping[str, int]) -> Iterator[tuple[str, Decimal]]:

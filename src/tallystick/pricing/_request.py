@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 BASE_TOKENS = 256
 """What a provider may put around any prompt: turn markers, a line of its own."""
@@ -28,6 +28,13 @@ _MEDIA = re.compile(
 _HELD = re.compile(r'"type":"item_reference"|"(?:file_id|fileUri|file_uri|cachedContent|cached_content)":"')
 _CACHED = ('"cache_control":{', '"caching":{')
 _LONG_CACHED = ('"ttl":"1h"', '"ttl":"12h"')
+_BREAKPOINT = '"prompt_cache_breakpoint":'
+_MARKED = re.compile(
+    r'"(?:type":"(?:image|input_image|document|file|input_file|input_audio|audio|video|container_upload|search_result'
+    r"|item_reference)|(?:inlineData|inline_data|fileData|file_data|file_id|fileUri|file_uri|cachedContent"
+    r'|cached_content|cache_control|caching|ttl|prompt_cache_breakpoint)":)'
+)
+"""Finds whatever any of the above finds, in one pass; nearly every text has none of it."""
 
 HELD = ("previous_response_id", "conversation", "prompt_id", "thread_id", "container")
 """Keys that bring in what the provider holds: its size is not in the body."""
@@ -40,6 +47,13 @@ CLIENT_TOOLS = ("function", "custom", "bash_", "text_editor_", "computer_2", "co
 CLIENT_KEYS = ("function", "input_schema", "functionDeclarations", "function_declarations", "toolSpec")
 OUTPUT_CAPS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 WRITES_NOTHING = frozenset({"embeddings", "moderations", "rerank", "count_tokens"})
+SHAPING = frozenset({
+    *HELD, "web_search_options", "mcp_servers", "max_tool_calls", "n", "best_of", "candidateCount",
+    "context_management", "compaction", "fallbacks", "service_tier", "speed", "inference_geo", "generationConfig",
+    "generation_config", "inferenceConfig", "prediction", "modalities", "audio", "prompt_cache_options",
+})  # fmt: skip
+"""The keys of which more is read than the length of their text; beside ``tools``, ``prompt`` and `OUTPUT_CAPS`."""
+SCALARS = frozenset({str, int, float, bool, type(None)})
 
 
 class Unbounded(Exception):  # noqa: N818 -- an answer inside this room, never an error that surfaces
@@ -90,6 +104,9 @@ class Caps:
     tool_tokens: int | None = None
 
 
+NO_CAPS = Caps()
+
+
 def read_request(provider: str, request: Mapping[str, Any], caps: Caps, params: Mapping[str, Any]) -> Ask:
     """Return what ``request`` can cause; raises Unbounded when nothing bounds it."""
     text = _serialised(request)
@@ -119,6 +136,53 @@ def read_request(provider: str, request: Mapping[str, Any], caps: Caps, params: 
         speeds=_words(request.get("speed"), params.get("speed")),
         geo=_word(request.get("inference_geo") or params.get("geo") or params.get("inference_geo")) or None,
     )
+
+
+class Shape(NamedTuple):
+    """A request that only reads a prompt and writes answers, by all that its price hangs on."""
+
+    key: tuple[Any, ...]
+    """Equal for requests that differ in nothing but the length of the text and the cap on the answer."""
+    text_tokens: int
+    output_tokens: int | None
+
+
+def shape_of(request: Mapping[str, Any], api: str) -> Shape | None:
+    """Return the shape of ``request``; None of one that must be read whole.  Raises Unbounded when it is no JSON."""
+    text = _serialised(request)
+    marks = _marks(text)
+    if marks is None:
+        return None
+    key: list[Any] = [marks]
+    cap: int | None = 0 if api in WRITES_NOTHING else None
+    for name, value in request.items():
+        if name == "tools":
+            if not isinstance(value, list) or not all(type(tool) is dict and _is_the_apps(tool) for tool in value):
+                return None
+            key.append((name, len(value)))
+        elif name in OUTPUT_CAPS:
+            if type(value) is int and value >= 0:
+                cap = value if cap is None else max(cap, value)
+            elif value is not None:
+                return None
+        elif name == "prompt":
+            if isinstance(value, Mapping):  # a template that the provider holds
+                return None
+        elif name in SHAPING:
+            kind = type(value)
+            if kind not in SCALARS:
+                return None
+            key.append((name, kind, value))  # True equals 1, and is none
+    return Shape(tuple(key), _size(text), 0 if api in WRITES_NOTHING else cap)
+
+
+def _marks(text: str) -> tuple[str, ...] | None:
+    """Return what of caching is in a request's text; None when there is media in it, or what the provider holds."""
+    if _MARKED.search(text) is None:
+        return ()
+    if _MEDIA.search(text) or _HELD.search(text):
+        return None
+    return tuple(mark for mark in (*_CACHED, *_LONG_CACHED, _BREAKPOINT) if mark in text)
 
 
 def _serialised(request: Mapping[str, Any]) -> str:
@@ -199,16 +263,22 @@ def _tools(request: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _server_tool(tool: Mapping[str, Any]) -> str | None:
     """Return which of `SERVER_TOOLS` it is, None for one that the app runs; raises Unbounded for any other."""
-    kind = tool.get("type")
-    if kind is None and any(key in tool for key in CLIENT_KEYS):
+    if _is_the_apps(tool):
         return None
+    kind = tool.get("type")
     if isinstance(kind, str):
-        if kind.startswith(CLIENT_TOOLS):
-            return None
         for name in SERVER_TOOLS:
             if kind.startswith(name):
                 return name
     raise Unbounded(f"what the tool {repr(kind or list(tool))[:60]} costs is not bounded by anything in the request")
+
+
+def _is_the_apps(tool: Mapping[str, Any]) -> bool:
+    """Tell whether the app runs a tool by itself."""
+    kind = tool.get("type")
+    if kind is None:
+        return any(key in tool for key in CLIENT_KEYS)
+    return isinstance(kind, str) and kind.startswith(CLIENT_TOOLS)
 
 
 def _server_tools(
@@ -282,4 +352,4 @@ def _writes_cache(provider: str, text: str, request: Mapping[str, Any], api: str
         return any(mark in text for mark in _CACHED)
     options = request.get("prompt_cache_options")
     is_explicit = isinstance(options, Mapping) and options.get("mode") == "explicit"
-    return not is_explicit or '"prompt_cache_breakpoint":' in text
+    return not is_explicit or _BREAKPOINT in text
