@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tallystick.pricing import Bound, price, upper_bound
 from tallystick.pricing._bound import SDK_RETRIES
+from tallystick.pricing._request import OUTPUT_CAPS, SHAPING
 
 from .test_cases import PRICED, REFUSED, receipt_of
 
@@ -99,6 +100,72 @@ def test_what_has_no_price_has_no_bound_and_says_why(case: dict[str, Any]) -> No
         return
     assert bound.usd is None
     assert bound.reason
+
+
+# --- what is kept between calls ----------------------------------------------------
+
+
+def both(provider: str, model: str, request: Any, **known: Any) -> tuple[Bound, Bound]:
+    """Return the bound by what is kept of requests of this shape, and the bound of the request read whole."""
+    kept = [upper_bound(provider, model, request, max_retries=0, **known) for _ in range(2)][1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tallystick.pricing._bound.shape_of", lambda *_: None)
+        return kept, upper_bound(provider, model, request, max_retries=0, **known)
+
+
+@pytest.mark.parametrize("case", PRICED, ids=lambda case: case["id"])
+def test_what_is_kept_of_a_shape_bounds_as_the_whole_request_does(case: dict[str, Any]) -> None:
+    request, known = request_of(case)
+
+    kept, whole = both(case["provider"], case["model"], request, **known)
+
+    assert kept == whole
+
+
+_KEYS = [*sorted(SHAPING), *OUTPUT_CAPS, "prompt", "prediction", "user"]
+_ODD = st.sampled_from([None, True, False, 1, 0, 3, 1.0, "", "flex", "priority", "fast", "us", [], ["audio"], {}, "x"])
+_TOOLS = st.lists(
+    st.sampled_from([
+        {"type": "function", "function": {"name": "f"}}, {"name": "f", "input_schema": {}}, {"type": "bash_20250124"},
+        {"type": "web_search_20250305", "max_uses": 2}, {"type": "mcp"}, {"type": None}, {}, 7,
+    ]), max_size=3,
+)  # fmt: skip
+_PARTS = st.sampled_from([
+    "plain", '"type":"image"', [{"type": "text", "text": "hi"}], [{"type": "image_url", "image_url": {"url": "x"}}],
+    [{"type": "text", "text": "hi", "cache_control": {"type": "ephemeral"}}], [{"type": "input_file", "file_id": "f"}],
+    [{"type": "text", "text": "hi", "cache_control": {"type": "ephemeral", "ttl": "1h"}}], [{"type": "item_reference"}],
+    [{"type": "text", "text": "hi", "prompt_cache_breakpoint": {}}], [{"inlineData": {"data": ""}}], [{"ttl": "12h"}],
+])  # fmt: skip
+
+
+@given(
+    st.sampled_from([("anthropic", CLAUDE, "messages"), ("openai", "gpt-4o", "chat"), ("openai", "gpt-5", "responses"),
+                     ("openai", "text-embedding-3-small", "embeddings"), ("openai", "gpt-4o-audio-preview", "chat"),
+                     ("openrouter", "gpt-4o", "chat"), ("openai", "nobody-knows", "chat")]),
+    st.dictionaries(st.sampled_from(_KEYS), _ODD, max_size=4),
+    st.lists(_PARTS, max_size=3), st.none() | _TOOLS,
+)  # fmt: skip
+def test_no_request_is_taken_for_one_of_another_shape(
+    of: tuple[str, str, str], odd: dict[str, Any], parts: list[Any], tools: list[Any] | None
+) -> None:
+    provider, model, api = of
+    messages = [{"role": "user", "content": part} for part in parts]
+    request = {"max_tokens": 50, "messages": messages, **odd} | ({} if tools is None else {"tools": tools})
+
+    kept, whole = both(provider, model, request, api=api, timestamp=NOON)
+
+    assert kept == whole
+
+
+@pytest.mark.parametrize(
+    "mark",
+    ["image", "image_url", "input_image", "document", "file", "input_file", "input_audio", "audio", "video",
+     "video_url", "container_upload", "search_result", "item_reference"],
+)  # fmt: skip
+def test_media_are_seen_however_small_the_request(mark: str) -> None:
+    bound = gpt({"messages": [{"role": "user", "content": [{"type": mark}]}]})
+
+    assert bound.usd is None
 
 
 # --- what it is made of ------------------------------------------------------------

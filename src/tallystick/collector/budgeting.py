@@ -28,7 +28,7 @@ from tallystick.collector.decode import Row
 from tallystick.collector.journal import Journal, Position
 from tallystick.collector.packed import rows_of
 from tallystick.errors import StoreError
-from tallystick.model.budgets import Budget
+from tallystick.model.budgets import UNITS, Budget
 from tallystick.model.failures import Outcome
 from tallystick.model.ledger import (
     EXPIRED,
@@ -157,8 +157,9 @@ class Budgeting:
             at = self.clock()
             for name in names:
                 if (terms := self._ledger.terms.get(name)) is not None:
-                    left = self._ledger.standing(name, terms.budget.group_of(demand.dimensions), at).room
-                    found[terms.budget.unit] = min(left, found.get(terms.budget.unit, left))
+                    left = self._ledger.room(name, terms.budget.group_of(demand.dimensions), at)
+                    unit = UNITS[terms.unit]
+                    found[unit] = min(left, found.get(unit, left))
         return found
 
     def admit(self, demand: Demand) -> tuple[Refusal | list[str], Future[Position] | None]:

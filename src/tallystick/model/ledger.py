@@ -149,12 +149,14 @@ class Terms:
     since_us: int
     """Calls that began earlier were never asked for in this budget, also when they hold a reservation in others."""
     unit: int = field(init=False)
+    limit: Decimal = field(init=False)
     rolling_us: int = field(init=False)
     part_us: int = field(init=False)
     _window: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         self.unit = UNITS.index(self.budget.unit)
+        self.limit = self.budget.limit
         self.rolling_us = (self.budget.rolling or timedelta()) // MICROSECOND
         self.part_us = max(self.rolling_us // ROLLING_PARTS, SECOND_US)
 
@@ -236,6 +238,15 @@ class Ledger:
             refused=refused,
         )  # fmt: skip
 
+    def room(self, name: str, group: tuple[str, ...], at_us: int) -> Decimal:
+        """Return what ``group`` of the budget ``name`` has left: the room of its `standing`, and nothing else of it."""
+        terms, at_us = self.terms[name], self.now(at_us)
+        left = terms.limit
+        for start, pot in self.pots.get((name, group), {}).items():
+            if terms.counts(start, at_us):
+                left -= pot.spent + pot.external + pot.reserved
+        return left
+
     def groups(self, name: str) -> list[tuple[str, ...]]:
         """Return the groups of the budget ``name`` that have been seen."""
         return [group for budget, group in self.pots if budget == name]
@@ -249,8 +260,10 @@ class Ledger:
         budget = terms.budget
         if budget.downgrade_to is not None and budget.downgrade_to == demand.dimensions.get("model"):
             return None  # that is where calls go when the limit is reached
+        needed = demand.amount(UNITS[terms.unit])
+        if needed is not None and needed <= self.room(budget.name, group, at_us):
+            return None
         standing = self.standing(budget.name, group, at_us)
-        needed = demand.amount(budget.unit)
         if needed is None:
             is_unpriced = budget.unit == "usd" and demand.why_unbounded is None
             policy = budget.on_unpriced if is_unpriced else budget.on_unbounded
@@ -258,8 +271,6 @@ class Ledger:
                 return None
             reason = "unpriced" if is_unpriced else "unbounded"
             return Refusal(standing=standing, reason=reason, needed=None, resets_at=None, may_fit_sooner=False)
-        if needed <= standing.room:
-            return None
         return Refusal(
             standing=standing, reason="limit", needed=needed,
             resets_at=self._resets_at(terms, standing, needed, at_us),

@@ -50,9 +50,9 @@ WRITES_NOTHING = frozenset({"embeddings", "moderations", "rerank", "count_tokens
 SHAPING = frozenset({
     *HELD, "web_search_options", "mcp_servers", "max_tool_calls", "n", "best_of", "candidateCount",
     "context_management", "compaction", "fallbacks", "service_tier", "speed", "inference_geo", "generationConfig",
-    "generation_config", "inferenceConfig", "prediction", "modalities", "audio", "prompt_cache_options",
+    "generation_config", "inferenceConfig", "modalities", "audio", "prompt_cache_options",
 })  # fmt: skip
-"""The keys of which more is read than the length of their text; beside ``tools``, ``prompt`` and `OUTPUT_CAPS`."""
+"""The keys of which more is read than the length of their text; beside those that `shape_of` names itself."""
 SCALARS = frozenset({str, int, float, bool, type(None)})
 
 
@@ -167,6 +167,9 @@ def shape_of(request: Mapping[str, Any], api: str) -> Shape | None:
                 return None
         elif name == "prompt":
             if isinstance(value, Mapping):  # a template that the provider holds
+                return None
+        elif name == "prediction":
+            if value:  # what is written hangs on the length of the text then
                 return None
         elif name in SHAPING:
             kind = type(value)
