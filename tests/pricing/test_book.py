@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import subprocess
 import sys
 import threading
+import tracemalloc
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -14,6 +17,7 @@ import pytest
 from tallystick.errors import SettingsError
 from tallystick.model.receipt import CostStatus
 from tallystick.pricing import Book, _book, load_book, price
+from tallystick.pricing._book import SHIPPED, read_book
 from tallystick.pricing.overrides import read_overrides
 
 WIRE = {"prompt_tokens": 1000, "completion_tokens": 1000, "total_tokens": 2000}
@@ -124,6 +128,31 @@ def test_another_book_can_be_handed_in() -> None:
     receipt = price("openai", "gpt-4o", WIRE, book=empty)
 
     assert (receipt.status, receipt.price_version) == (CostStatus.UNKNOWN, "2020-01-01")
+
+
+@pytest.mark.parametrize("indent", [None, 1], ids=["one-line", "many-lines"])
+def test_a_book_reads_the_same_however_its_file_is_laid_out(tmp_path: Path, indent: int | None) -> None:
+    """The shipped one is read by its lines, provider by provider; another may come from any tool."""
+    document = json.loads(SHIPPED.read_bytes())
+    other = tmp_path / "book.json"
+    other.write_text(json.dumps(document, indent=indent))
+
+    assert read_book().document == document
+    assert read_book(str(other)).document == document
+
+
+def test_a_book_is_light_until_all_of_it_is_asked_for() -> None:
+    """All models decoded are 3 MB, in every process of an app that uses two of them."""
+    tracemalloc.start()
+    try:
+        book = read_book()
+        price("openai", "gpt-4o", WIRE, book=book)
+        gc.collect()
+        kept = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+
+    assert kept < 500_000
 
 
 def test_many_different_calls_do_not_fill_the_memory() -> None:

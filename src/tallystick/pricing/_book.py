@@ -16,6 +16,7 @@ from typing import Any
 
 from tallystick.errors import SettingsError
 from tallystick.pricing import _names
+from tallystick.pricing._folded import Folded, fold, read_folded
 
 STANDARD = ""
 """The ``when`` of rows that hold unless a tier, batch or speed says otherwise."""
@@ -84,7 +85,8 @@ def _within(moment: time, start: time, end: time) -> bool:
 class Model:
     """One model of one provider: its names and its rows, the later of which win."""
 
-    def __init__(self, provider: str, raw: Mapping[str, Any], source: str) -> None:
+    def __init__(self, provider: str, text: bytes, source: str) -> None:
+        raw = json.loads(text)
         self.provider = provider
         self.id: str = raw["id"]
         self.names: tuple[str, ...] = tuple(raw.get("names", ()))
@@ -93,13 +95,13 @@ class Model:
         self.unpublished = frozenset(raw.get("unpublished", ()))
         self.minimum: int = raw.get("minimum", 0)
         self.since: str | None = raw.get("since")
-        self._raw_rows: list[Mapping[str, Any]] = raw.get("rows", [])
+        self._text = text
         self._source = source
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
         """All rows; made when first asked for, because a book has thousands."""
-        return tuple(Row(raw, self._source) for raw in self._raw_rows)
+        return tuple(Row(raw, self._source) for raw in json.loads(self._text).get("rows", ()))
 
     @cached_property
     def is_timed(self) -> bool:
@@ -184,7 +186,7 @@ class Book:
     """All prices of one version.  Immutable but for its caches; safe to share between threads."""
 
     def __init__(self, document: Mapping[str, Any]) -> None:
-        self.document = document
+        self._head = {key: value for key, value in document.items() if key != "providers"}
         self.version: str = document["version"]
         self.library: str = document.get("library", "")
         self.hosts: _names.Hosts = {
@@ -201,10 +203,16 @@ class Book:
         self._fallbacks: Mapping[str, list[str]] = document["fallbacks"]
         self._aliases = {(raw["provider"], raw["name"].lower()): raw for raw in document["aliases"]}
         self._disputes = {(raw["provider"], raw["name"].lower()): raw["source"] for raw in document["disputes"]}
-        self._raw: Mapping[str, Any] = document["providers"]
+        raw = document["providers"]
+        self._raw = raw if isinstance(raw, Folded) else fold(raw)
         self._indexes: dict[str, _Index] = {}
         self.plans: dict[Any, Any] = {}
         """What pricing remembers between calls; it may forget it at any time."""
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The whole of it as plain values, for who wants to keep it; its providers are decoded for that."""
+        return {**self._head, "providers": dict(self._raw)}
 
     def age_days(self, today: date) -> int:
         """Return how many days ago the book's prices were checked."""
@@ -285,7 +293,7 @@ class Book:
         index = self._indexes.get(provider)
         if index is None and provider in self._raw:
             # Two threads may build it at once; both build the same, and one of the two stays.
-            index = self._indexes[provider] = _Index(provider, self._raw[provider])
+            index = self._indexes[provider] = _Index(provider, self._raw)
         return index
 
     def near(self, name: str, limit: int = 8) -> list[str]:
@@ -299,8 +307,9 @@ class Book:
 class _Index:
     """The names of one provider's models."""
 
-    def __init__(self, provider: str, raw: Mapping[str, Any]) -> None:
-        self.models = [Model(provider, entry, raw.get("source", "")) for entry in raw["models"]]
+    def __init__(self, provider: str, providers: Folded) -> None:
+        source = providers.source(provider)
+        self.models = [Model(provider, text, source) for text in providers.models(provider)]
         self._names = {name: model for model in reversed(self.models) for name in model.names}
         self._stems = {stem: model for model in reversed(self.models) for stem in model.stems}
 
@@ -382,30 +391,29 @@ def load_book() -> Book:
 def read_book(book_file: str = "", user_file: str = "") -> Book:
     """Return the book of these files, the shipped one when ``book_file`` is empty; raises `SettingsError`."""
     path = Path(book_file) if book_file else SHIPPED
-    document = _document(path)
-    if user_file:
-        # Only with a user's file are these two needed at all.
-        from tallystick.pricing._merge import merge
-        from tallystick.pricing.overrides import read_overrides
-
-        own = read_overrides(Path(user_file))
-        merge(document, own)
-        document["version"] += f"+{own.version}" if own.version else "+own"
     try:
+        if not book_file and not user_file:
+            with path.open("rb") as lines:
+                return Book(read_folded(lines))  # ours needs no look inside; somebody else's does
+        document = json.loads(path.read_bytes())
+        date.fromisoformat(document["version"][:10])
+        if user_file:
+            _put_on_top(document, Path(user_file))
         return Book(document)
+    except OSError as error:
+        raise SettingsError(f"cannot read the price book {path}: {error.strerror}") from error
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise _not_a_book(path, error) from error
 
 
-def _document(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        date.fromisoformat(document["version"][:10])
-        return dict(document)
-    except OSError as error:
-        raise SettingsError(f"cannot read the price book {path}: {error.strerror}") from error
-    except (LookupError, TypeError, ValueError) as error:
-        raise _not_a_book(path, error) from error
+def _put_on_top(document: dict[str, Any], user_file: Path) -> None:
+    # Only with a user's file are these two needed at all.
+    from tallystick.pricing._merge import merge
+    from tallystick.pricing.overrides import read_overrides
+
+    own = read_overrides(user_file)
+    merge(document, own)
+    document["version"] += f"+{own.version}" if own.version else "+own"
 
 
 def _not_a_book(path: Path, error: Exception) -> SettingsError:
