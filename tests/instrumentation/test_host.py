@@ -762,13 +762,16 @@ async def test_a_target_that_is_missing_disables_that_target_only(
 
 # The garbage collector ------------------------------------------------------------------------------------------------
 
-COLLECTED = """
-import contextlib, gc
+LEFT = """
 def left():
     asked = [{"role": "user", "content": "hello"}]
     stream = client.chat.completions.create(model="gpt-4o-mini", messages=asked, stream=True)
     next(iter(stream))
     stream.itself = stream  # only the garbage collector finds it
+"""
+COLLECTED = """
+import contextlib, gc
+LEFT
 chat()
 gc.set_threshold(3, 1, 1)  # wherever it may run, it does
 with LIMIT:
@@ -783,11 +786,37 @@ with LIMIT:
 def test_streams_that_the_garbage_collector_ends_wherever_it_runs_stop_nothing(
     limit: str, app: App, receiver: Receiver
 ) -> None:
-    ended = app.run(COLLECTED.replace("LIMIT", limit))
+    ended = app.run(COLLECTED.replace("LEFT", LEFT).replace("LIMIT", limit))
 
     assert (ended.returncode, ended.stderr) == (0, "")
     outcomes = Counter(told(span, "tallystick.outcome") for span in receiver.spans())
     assert (outcomes["ok"], outcomes["abandoned"]) == (16, 15)
+
+
+IMPORTED = """
+import gc
+LEFT
+class Collecting:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.startswith("tallystick.pricing."):
+            print("collected", gc.collect() > 0)
+gc.disable()  # but where we say
+sys.meta_path.insert(0, Collecting)
+left()
+chat()
+"""
+
+
+def test_a_stream_that_ends_while_the_first_answer_loads_the_prices_is_priced(app: App, receiver: Receiver) -> None:
+    """The garbage collector runs inside imports, too, and a module that is half there has no prices."""
+    ended = app.run(IMPORTED.replace("LEFT", LEFT))
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "collected" in ended.stdout
+    calls = [span for span in receiver.spans() if told(span, "tallystick.outcome")]
+    assert sorted(told(call, "tallystick.outcome") for call in calls) == ["abandoned", "ok"]
+    assert all(json.loads(told(call, "tallystick.units"))[0]["cost_usd"] for call in calls)
 
 
 # Greenlets ------------------------------------------------------------------------------------------------------------

@@ -114,6 +114,28 @@ def test_the_book_is_read_once_however_many_threads_ask() -> None:
     assert len(books) == 8
 
 
+def test_what_a_finalizer_prices_while_the_book_is_read_is_priced_and_nobody_waits_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The garbage collector may end a stream inside any allocation, as in the reading of a file."""
+    costs: list[Decimal | None] = []
+
+    def read_and_collect(*files: str) -> Book:
+        monkeypatch.setattr(_book, "read_book", read_book)
+        costs.append(price("openai", "gpt-4o", WIRE).cost_usd)
+        return read_book(*files)
+
+    monkeypatch.setattr(_book, "_books", {})
+    monkeypatch.setattr(_book, "read_book", read_and_collect)
+    asked = threading.Thread(target=lambda: costs.append(price("openai", "gpt-4o", WIRE).cost_usd), daemon=True)
+    asked.start()
+    asked.join(10)
+
+    assert not asked.is_alive(), "it waits for itself"
+    assert costs == [Decimal("0.0125")] * 2
+    assert len(_book._books) == 1
+
+
 def test_a_receipt_names_the_version_of_its_prices() -> None:
     book = load_book()
 

@@ -24,7 +24,7 @@ from tallystick.instrumentation._otlp import Ids
 from tallystick.instrumentation._routes import Route
 from tallystick.instrumentation._tap import Recorder, is_tapped, tap
 from tallystick.instrumentation._tracing import CALL_KEY, CallSpan, Tracing
-from tallystick.instrumentation._units import Place, Unit, lacks_output, price_unit, unit_attributes
+from tallystick.instrumentation._units import Place, Unit, lacks_output, load_prices, price_unit, unit_attributes
 from tallystick.instrumentation._wire import (
     Answer,
     BatchResults,
@@ -238,6 +238,7 @@ class Call:
                 self.note(capture.answered(json.loads(content[0]), answer.stop_reasons))
 
     def _listen(self, response: Any, kind: str, *, asynchronous: bool) -> None:
+        load_prices()
         reader = stream_reader(self.route, kind, self._request, self._take_part)
         encoding = response.headers.get("content-encoding", "").strip().lower()
         with self._lock:
@@ -248,6 +249,7 @@ class Call:
 
     def follow(self, reader: StreamReader) -> Recorder:
         """Return who hears an answer that comes by other ways than a response's body; the call lasts as long."""
+        load_prices()
         with self._lock:
             self._reading += 1
         return Recorder(reader, "", self._on_content, self._over)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, NamedTuple
 
 from tallystick.instrumentation._routes import Route
@@ -34,6 +35,15 @@ class Unit(NamedTuple):
     facts: Mapping[str, Any]
 
 
+def load_prices() -> None:
+    """Load what prices: with the first answer, because an app that asks for none need not wait for it.
+
+    Before the first stream exists, and not when it ends: the garbage collector may end one inside the import, and a
+    module that is half there has no prices.
+    """
+    import_module("tallystick.pricing")
+
+
 def price_unit(
     answer: Answer, route: Route, request: Mapping[str, Any], place: Place, at: str, *, streamed: bool
 ) -> Unit:
@@ -55,7 +65,7 @@ def price_unit(
         params["batch"] = True
     if answer.audio_seconds is not None:
         params["audio_seconds"] = answer.audio_seconds
-    from tallystick.pricing import price  # with the first answer: an app that asks for none need not wait for it
+    from tallystick.pricing import price  # see `load_prices`
 
     model = answer.model or request.get("model")
     receipt = price(place.provider, str(model or ""), usage, api=api, timestamp=at, **params)

@@ -369,7 +369,7 @@ BOOK_FILE = "TALLYSTICK_BOOK"
 """The variable that names a book that ``tallystick prices update`` has written; without it the shipped one is read."""
 SHIPPED = Path(__file__).with_name("book.json")
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # the garbage collector may end a stream, and so price it, while we hold it
 _books: dict[tuple[str, str], Book] = {}
 
 
@@ -384,7 +384,7 @@ def load_book() -> Book:
         with _lock:
             book = _books.get(files)
             if book is None:
-                book = _books[files] = read_book(*files)
+                book = _books.setdefault(files, read_book(*files))
     return book
 
 
