@@ -11,7 +11,9 @@ them a calm seed without any fault.  Printed for each, from the provider's own i
     over     what was billed above the limit; must be 0
     used     what the ledger charges, of the limit, when every worker was refused; at least 90 %, never below the bill
     billed/limit   what was really had of the limit; at least 90 % of the calm seed.  In the others it is less by what
-             nobody can know: the calls in flight and the slices of killed workers, and answers that were lost
+             nobody can know.  The line below each seed says where the rest of the limit went, from the ledger's events
+             beside the invoice: the worst case of calls that were in flight when their process was killed, what killed
+             processes held as slices, calls whose answer was lost, cut or left, and what is left; the sum is the limit
     books    exact costs on the ledger of calls, of what was billed and taken whole; within 1 %, killed calls apart
     held     what is still held when the leases of the killed have run out; must be 0
 
@@ -42,6 +44,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import anthropic
 import httpx2
 import openai
+from accounts import Account, account
 
 import tallystick
 from fakes.collector import configure, start_process, wait_for_address
@@ -110,16 +113,15 @@ def script(rng: random.Random, output: int, scene: Scene, *, stream: bool) -> st
 
 def one_call(scene: Scene, rng: random.Random, clients: tuple[openai.OpenAI, anthropic.Anthropic]) -> None:
     model, output, stream = rng.choice(MODELS), rng.choice((100, 200, 300)), rng.random() < 0.4
-    headers = {
-        "x-mock-script": script(rng, output, scene, stream=stream),
-        "x-mock-script-id": f"{os.getpid()}-{threading.get_ident()}-{rng.random()}",
-    }
+    name = f"{os.getpid()}-{threading.get_ident()}-{rng.random()}"
+    headers = {"x-mock-script": script(rng, output, scene, stream=stream), "x-mock-script-id": name}
     asked: dict[str, Any] = {
         "model": model, "max_tokens": output, "stream": stream, "extra_headers": headers,
         "messages": [{"role": "user", "content": PROMPT * rng.randrange(1, 6)}],
     }  # fmt: skip
     client: Any = clients[1].messages if model.startswith("claude") else clients[0].chat.completions
-    answer = client.create(**asked)
+    with tallystick.tags(session=name):
+        answer = client.create(**asked)
     if stream:
         leaves = rng.random() < 0.1 and not scene.calm
         for number, event in enumerate(answer):
@@ -276,8 +278,18 @@ def judged(scene: Scene) -> dict[str, Any]:
         "spent": Decimal(budget["spent"]),
         "held": Decimal(budget["reserved"]),
         "requests": len(items),
+        "account": accounted(scene, items),
         **counts,
     }
+
+
+def accounted(scene: Scene, items: list[Any]) -> Account:
+    """End the collector, and return where the limit went."""
+    collector = scene.processes.pop()
+    collector.terminate()
+    collector.communicate()
+    requests = asked(f"{scene.provider}/_mock/requests")["requests"]
+    return account(scene.folder / "data", scene.limit, items, requests)
 
 
 def recorded(collector: Collector) -> Decimal:
@@ -331,12 +343,21 @@ def run_seed(given: argparse.Namespace, seed: int) -> bool:
         f"{books:>7.2%} {found['held']:>6} {time.time() - since:>5.0f}",
         flush=True,
     )
+    told = found["account"]
+    print(
+        f"     {scene.limit} = {told.billed:.6f} billed + charged for calls that nobody can know: "
+        f"{told.killed_calls:.6f} killed in flight, {told.killed_slices:.6f} slices of the killed, "
+        f"{told.doubtful:.6f} lost, cut or left + {told.left:.6f} left",
+        flush=True,
+    )
+    parts = (told.killed_calls, told.killed_slices, told.doubtful, told.left)
+    explained = told.billed == found["billed"] and told.charged == found["spent"] and min(parts) >= 0
     # What a killed worker had been answered and could not write down is billed, and held at its worst case.
     killed = Decimal("0.0016") * scene.kills * given.threads
     books_hold = abs(found["whole"] - found["exact"]) <= found["whole"] / 100 + killed
     covers = found["spent"] >= found["billed"]
     enough = min(used, found["billed"] / given.limit if calm else used) >= Decimal("0.9")
-    return covers and found["over"] == 0 and enough and found["held"] == 0 and books_hold
+    return covers and found["over"] == 0 and enough and found["held"] == 0 and books_hold and explained
 
 
 if __name__ == "__main__":
