@@ -58,20 +58,21 @@ PARTS = ("questions", "start", "busy", "archive")
 NOW = datetime.now(UTC)
 
 # What makes each copy another call: its place in time, its ids, its size.  ``n`` is the row's number in all.
+TRACE = "format('{:016x}{:016x}', hash(trace_id, copy), hash(copy, trace_id)) AS trace_id"
 EARLIER = "to_microseconds(((1 - n / $total) * $span)::BIGINT)"
 COPIES = {
     "calls": f"""
-        format('{{:016x}}', hash(id, copy)) AS id, format('{{:032x}}', hash(trace_id, copy)) AS trace_id,
+        format('{{:016x}}', hash(id, copy)) AS id, {TRACE},
         started_at - {EARLIER} AS started_at, received_at - {EARLIER} AS received_at,
         (cost_usd * (0.5 + random()))::DECIMAL(18, 12) AS cost_usd, latency_ms * (0.3 + 2 * random()) AS latency_ms,
         'user-' || (1 + floor($users * pow(random(), 3)))::BIGINT AS user_id,
         format('{{:012x}}', hash(n // 6) >> 16) AS session_id,
         if(random() < 0.05, 'rate_limited', outcome) AS outcome""",
     "units": f"""
-        format('{{:016x}}', hash(call_id, copy)) AS call_id, format('{{:032x}}', hash(trace_id, copy)) AS trace_id,
+        format('{{:016x}}', hash(call_id, copy)) AS call_id, {TRACE},
         'msg_' || hash(unit_id, copy) AS unit_id, answered_at - {EARLIER} AS answered_at""",
     "attempts": f"""
-        format('{{:016x}}', hash(call_id, copy)) AS call_id, format('{{:032x}}', hash(trace_id, copy)) AS trace_id,
+        format('{{:016x}}', hash(call_id, copy)) AS call_id, {TRACE},
         format('{{:016x}}', hash(id, copy)) AS id, 'req_' || hash(request_id, copy) AS request_id,
         started_at - {EARLIER} AS started_at, received_at - {EARLIER} AS received_at""",
 }
@@ -82,6 +83,7 @@ def load(store: Store, calls: int, users: int | None = None) -> None:
     decoder = Decoder(partial(price, book=load_book()), 100_000, 256)
     for number in range(BODIES):
         store.apply(pack(decoder.decode(body(number), time.time_ns()), store.schemas), Position(1, number + 1))
+    store._run("UPDATE units SET answered_at = calls.started_at FROM calls WHERE calls.id = call_id")
     copies = max(calls // SEED, 1)
     bound = {"total": copies * SEED, "span": DAYS * 24 * 3600 * 10**6}
     run = store._run
@@ -104,6 +106,9 @@ def load(store: Store, calls: int, users: int | None = None) -> None:
         run("COMMIT")
     for table in COPIES:
         run(f"DROP TABLE seed_{table}")
+    run("DELETE FROM places")
+    run("DELETE FROM meta WHERE key = 'places'")
+    store._tell_places()
     run("BEGIN")
     run(MARK.format("true"))  # what was not stored by `apply` is to be summed all the same
     run("COMMIT")

@@ -27,6 +27,7 @@ from typing import Any
 
 from tallystick.collector.folder import sync_folder
 from tallystick.collector.journal import Position
+from tallystick.collector.places import HOUR_US
 from tallystick.collector.rollups import hours_of, tried_of
 from tallystick.errors import StoreError
 
@@ -270,6 +271,7 @@ class Archive:
                 _sync(arriving)
                 arriving.replace(target)
             _count(run, spans, RETENTION)
+            self._forget_places(run)
         sync_folder(self.folder)
         self.changed(self.parts)
         self.dropped_at = time.monotonic()
@@ -277,6 +279,13 @@ class Archive:
             if int(path.name.partition("-")[0]) < part:
                 path.unlink()
         return True
+
+    def _forget_places(self, run: Run) -> None:
+        """Remove the places of hours before all that is left."""
+        left = " UNION ALL ".join(f"SELECT min(started_at) AS first_at FROM {table}" for table in SPANS)
+        left += " UNION ALL SELECT min(first_at) FROM archive_parts WHERE NOT dropped"
+        first = f"SELECT coalesce(epoch_us(min(first_at)) // {HOUR_US}, {10**9}) FROM ({left})"
+        run(f"DELETE FROM places WHERE hour < ({first})")
 
     def _left(self, part: int, table: str) -> Path:
         return self.folder / f"{part:08d}-{table}.parquet"

@@ -9,6 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from tallystick.collector import places
 from tallystick.collector.decode import HEADROOM
 from tallystick.collector.query import (
     ATTEMPT,
@@ -104,17 +105,21 @@ def trace(ask: Ask, trace_id: str) -> Json:
     wanted = trace_id.lower()
     if len(wanted) != 32 or not set(wanted) <= set("0123456789abcdef"):
         raise BadParameterError(f"{trace_id[:64]!r} is no trace; an id is 32 hex digits")
-    columns = list(CALL.values())
-    sql = f"SELECT {', '.join(columns)} FROM calls WHERE trace_id = ? ORDER BY started_at, id LIMIT {TRACE_ROWS_MAX}"
-    calls = [_named(tuple(CALL), row) for row in ask(sql, [wanted])]
+    hours = places.of_prefix(ask, wanted)
+    if hours is None:
+        raise NotFoundError(f"no trace {wanted} is stored; it may still be on its way")
+    where, values = f"{hours[0]} AND trace_id = ?", [*hours[1], wanted]
+    columns = ", ".join(CALL.values())
+    sql = f"SELECT {columns} FROM calls WHERE {where} ORDER BY started_at, id LIMIT {TRACE_ROWS_MAX}"
+    calls = [_named(tuple(CALL), row) for row in ask(sql, values)]
     attempted = ("id", "call_id", *ATTEMPT)
     sql = f"""
-        SELECT {", ".join(attempted)} FROM attempts WHERE trace_id = ?
+        SELECT {", ".join(attempted)} FROM attempts WHERE {where}
         ORDER BY started_at, number, id LIMIT {TRACE_ROWS_MAX}
     """
-    attempts = [_named(attempted, row) for row in ask(sql, [wanted])]
-    sql = f"SELECT {', '.join(SPAN)} FROM spans WHERE trace_id = ? ORDER BY started_at, id LIMIT {TRACE_ROWS_MAX}"
-    others = [_named(SPAN, row) for row in ask(sql, [wanted])]
+    attempts = [_named(attempted, row) for row in ask(sql, values)]
+    sql = f"SELECT {', '.join(SPAN)} FROM spans WHERE {where} ORDER BY started_at, id LIMIT {TRACE_ROWS_MAX}"
+    others = [_named(SPAN, row) for row in ask(sql, values)]
     if not (calls or attempts or others):
         raise NotFoundError(f"no trace {wanted} is stored; it may still be on its way")
     return {"trace_id": wanted, "calls": calls, "attempts": attempts, "spans": others}

@@ -19,6 +19,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from tallystick.alerts import Refused
+from tallystick.collector import places
 from tallystick.collector.receipts import form_id_of, unfold
 from tallystick.collector.rollups import (
     ATTEMPT_WITHIN,
@@ -286,10 +287,14 @@ def call(ask: Ask, call_id: str) -> Json:
     if not 1 <= len(wanted) <= ID_CHARS or not set(wanted) <= set("0123456789abcdef"):
         raise BadParameterError(f"{call_id[:64]!r} is no call; an id is 16 hex digits, or its beginning")
     where = "id = ?" if len(wanted) == ID_CHARS else "starts_with(id, ?)"
+    hours = places.of_prefix(ask, wanted)
     rows = ask(
-        f"SELECT {', '.join(CALL.values())}, started_at FROM calls WHERE {where} ORDER BY id, trace_id LIMIT 6",
-        [wanted],
-    )
+        f"""
+        SELECT {", ".join(CALL.values())}, started_at FROM calls WHERE {hours[0]} AND {where}
+        ORDER BY id, trace_id LIMIT 6
+        """,
+        [*hours[1], wanted],
+    ) if hours else []  # fmt: skip
     if not rows:
         raise NotFoundError(f"no call {call_id} is stored; it may still be on its way, or be named otherwise")
     if len(rows) > 1:

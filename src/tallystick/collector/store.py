@@ -23,6 +23,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from tallystick.collector import places
 from tallystick.collector.archive import Archive
 from tallystick.collector.decode import TOKENS, Batch, Row, settle
 from tallystick.collector.journal import Position
@@ -34,7 +35,7 @@ from tallystick.errors import StoreError, StoreTooNewError
 
 log = logging.getLogger("tallystick.store")
 
-SCHEMA = 11
+SCHEMA = 12
 FILE_VERSION = "v1.5.0"
 """The oldest storage format that both 1.5 and 2.x read and write; DuckDB 1.5's own default is older and slower."""
 WAL_BYTES = "64MB"
@@ -160,6 +161,7 @@ class Store:
             aside = path.with_name("aside")
             aside.mkdir(mode=0o700, exist_ok=True)
             self.archive.recall(self._run, aside)
+            self._tell_places()
             self.schemas = {table: _arrow_schema(self._writer, table) for table in TABLES}
             """The columns of what `apply` takes."""
             self._recall()
@@ -381,6 +383,9 @@ class Store:
         self._mark(touched(packed.tables["calls"], packed.tables["attempts"]))
         for table in TABLES:
             self._insert_table(table, packed.tables[table])
+        self._writer.register("arrived", places.told(packed.tables))
+        self._run(places.INSERT.format("arrived"))
+        self._writer.unregister("arrived")
         own_calls = pc.sum(_is_own(packed.tables["calls"])).as_py() or 0
         told = sum(packed.dropped_records.values())
         packed.counts.update({
@@ -418,6 +423,15 @@ class Store:
         self._writer.register("arrived", table)
         self._writer.execute(f"INSERT INTO {name} BY NAME SELECT * FROM arrived").fetchall()  # noqa: S608 -- of TABLES
         self._writer.unregister("arrived")
+
+    def _tell_places(self) -> None:
+        """Tell the places of what was stored before there were any, and of the archive when the database is new."""
+        if self._run("SELECT 1 FROM meta WHERE key = 'places'"):
+            return
+        of = {table: self.archive.whole(table) for table, _ in places.TOLD}
+        with self._transaction("tell the places of what is stored"):
+            self._run(places.INSERT.format(places.stored(of)))
+            self._run("INSERT INTO meta VALUES ('places', 'told')")
 
     def _insert_forms(self, forms: dict[str, str]) -> set[str]:
         """Store the forms that are not stored yet; return their ids."""
@@ -486,17 +500,20 @@ class Store:
             return {}
         wanted = set(zip(*suspects.to_pydict().values(), strict=True))
         found: dict[Key, Row] = {}
+        within = places.of_traces(self._run, suspects["trace_id"].to_pylist())
+        if within is None:
+            return {}
+        values = [*within[1], suspects["id"].to_pylist()]
         for table in ("calls", "attempts", "spans"):
-            which = "source = 'tallystick'" if table == "calls" else "true"
-            sql = f"SELECT rowid, trace_id, id FROM {table} WHERE {which} AND id IN (SELECT unnest(?::VARCHAR[]))"  # noqa: S608
-            hits = self._writer.execute(sql, [suspects["id"].to_pylist()]).fetchall()
+            which = f"{within[0]} AND id IN (SELECT unnest(?::VARCHAR[]))"
+            which += " AND source = 'tallystick'" if table == "calls" else ""
+            hits = self._run(f"SELECT rowid, trace_id, id FROM {table} WHERE {which}", values)  # noqa: S608
             rowids = [rowid for rowid, *key in hits if tuple(key) in wanted]
             if rowids:
                 rows = self._rows(table, "rowid IN (SELECT unnest(?::BIGINT[]))", [rowids])
                 found |= {(row["trace_id"], row["id"]): row for row in rows}
             if (archived := self.archive.stored(table)) is not None:
-                which += " AND id IN (SELECT unnest(?::VARCHAR[]))"
-                rows = self._rows(f"({archived})", which, [suspects["id"].to_pylist()])
+                rows = self._rows(f"({archived})", which, values)
                 found |= {key: row for row in rows if (key := (row["trace_id"], row["id"])) in wanted}
         return found
 
