@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import os
 import threading
+from datetime import date, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -173,18 +175,51 @@ def test_positions_compare_and_subtract_over_segments(tmp_path: Path) -> None:
 
 
 def test_what_was_seen_is_never_forgotten_and_news_is_rarely_mistaken(tmp_path: Path) -> None:
-    import numpy as np
-
     random = np.random.default_rng(1)
     known, news = (random.integers(0, 2**63, 300_000).astype(np.uint64) for _ in range(2))
     seen = Seen(tmp_path, "spans")
     for part in np.array_split(known, 7):
-        seen.add(part)
+        seen.add(part, date(2026, 11, 21))
 
     assert seen.perhaps(known).all()
     assert seen.perhaps(news).mean() < 0.001
     assert Seen(tmp_path, "spans").perhaps(known).all(), "of a process that was killed"
     assert not Seen(tmp_path, "units").perhaps(news).any()
+
+
+def test_what_was_seen_long_ago_is_forgotten_with_its_file(tmp_path: Path) -> None:
+    random = np.random.default_rng(2)
+    days = [date(2026, 1, 1) + timedelta(days=day) for day in range(200)]
+    added = {day: random.integers(0, 2**63, 2_000).astype(np.uint64) for day in days}
+    sizes = []
+    seen = Seen(tmp_path, "spans")
+    for day, hashes in added.items():
+        seen.add(hashes, day)
+        seen.forget(day - timedelta(days=36))
+        sizes.append(sum(path.stat().st_size for path in tmp_path.iterdir()))
+    reopened = Seen(tmp_path, "spans")
+
+    for each in (seen, reopened):
+        assert all(each.perhaps(added[day]).all() for day in days[-37:])
+        assert not any(each.perhaps(added[day]).all() for day in days[:-50])
+    assert max(sizes[100:]) == max(sizes[50:100]), "the disk that it takes is bounded"
+
+
+def test_a_file_of_seen_ids_that_an_older_version_made_is_read_and_goes_in_time(tmp_path: Path) -> None:
+    hashes, later = np.arange(10**15, 10**15 + 1000, dtype=np.uint64) * 7919, np.arange(50, dtype=np.uint64) << 40
+    Seen(tmp_path, "spans").add(hashes, date(2026, 1, 1))
+    next(tmp_path.iterdir()).rename(tmp_path / "spans-00.bits")
+    seen = Seen(tmp_path, "spans")
+    known = seen.perhaps(hashes).all()
+    seen.add(later, date(2026, 1, 8))
+    seen.forget(date(2026, 1, 8))
+    kept = seen.perhaps(hashes).all()
+    seen.forget(date(2026, 1, 9))
+
+    assert known
+    assert kept
+    assert not seen.perhaps(hashes).any()
+    assert Seen(tmp_path, "spans").perhaps(later).all()
 
 
 def packed_journal(folder: Path) -> tuple[Journal, list[bytes], list[Position]]:

@@ -305,6 +305,7 @@ class Applier:
             drop_before = today - timedelta(days=self.retention.days)
             kept_from = min(freed_until, today - timedelta(days=SENT_AGAIN_DAYS))
             self._is_keeping = self.store.drop(drop_before, kept_from, self.retention.bytes_max)
+            self.store.forget(min(archive_before, today - timedelta(days=SENT_AGAIN_DAYS)))
         if not self._is_keeping:
             self._kept_at = time.monotonic()
         self._checkpointed = False

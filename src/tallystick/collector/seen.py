@@ -2,7 +2,8 @@
 
 It lies in files beside the database that are mapped into memory, so that a start has nothing to read: what a process
 wrote into them is there after its death, too.  Keys are added before the rows of them are committed; so it is never
-behind the database, and when it may be (the machine went down, somebody's hand) it is made anew from the rows.
+behind the database, and when it may be (the machine went down, somebody's hand) it is made anew from the rows.  A file
+holds what came in a week or less, so what is so old that it may be forgotten goes with its file.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +25,36 @@ Hashes = np.ndarray[Any, np.dtype[np.uint64]]
 BITS_PER_KEY = 24
 PROBES = 8
 """With 24 bits a key, 4 of 100,000 new keys look as if they had been seen; only those cost a look into the table."""
-FIRST_CAPACITY = 1 << 17
+FIRST_CAPACITY, CAPACITY_MAX = 1 << 17, 1 << 23
+LAYER_AGE = timedelta(days=7)
+"""After so long a new layer is begun, full or not."""
+COUNT_BYTES = 8
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 STATE = "state.json"
 
 
 @dataclass(slots=True)
 class _Layer:
-    capacity: int
+    path: Path
+    file: np.memmap[Any, np.dtype[np.uint8]]
     taken: Hashes
     """How many keys are in it, as an array of one."""
     bits: np.ndarray[Any, np.dtype[np.uint8]]
+
+    @property
+    def number(self) -> int:
+        """Its place among all that there ever were."""
+        return int(self.path.stem.split("-")[1])
+
+    @property
+    def begun(self) -> date:
+        """When the first key came into it; of a file that an older version made, long ago."""
+        return date.fromisoformat(self.path.stem.split("-", 2)[2]) if self.path.stem.count("-") > 1 else date.min
+
+    @property
+    def capacity(self) -> int:
+        """How many keys it may hold."""
+        return self.bits.size * 8 // BITS_PER_KEY
 
     @property
     def room(self) -> int:
@@ -48,20 +69,17 @@ class _Layer:
 
 
 class Seen:
-    """A Bloom filter that grows: a full layer is kept and one of twice its capacity begun; a file for each."""
+    """A Bloom filter that grows: a full layer, or one of a week, is kept and another begun; a file for each."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.folder = folder
         self.name = name
-        self._layers: list[_Layer] = []
-        self._files: list[np.memmap[Any, np.dtype[np.uint8]]] = []
-        while self._path().exists():
-            self._map()
+        self._layers = sorted(map(_mapped, folder.glob(f"{name}-*.bits")), key=lambda layer: layer.number)
 
-    def add(self, hashes: Hashes) -> None:
+    def add(self, hashes: Hashes, today: date) -> None:
         """Remember ``hashes``; raises OSError when the disk has no room for more."""
         while len(hashes):
-            layer = self._open_layer()
+            layer = self._open_layer(today)
             taken, hashes = hashes[: layer.room], hashes[layer.room :]
             places = layer.places(taken)
             np.bitwise_or.at(
@@ -70,7 +88,7 @@ class Seen:
             layer.taken += np.uint64(len(taken))
 
     def perhaps(self, hashes: Hashes) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Tell for each hash whether it may have been added; False is certain."""
+        """Tell for each hash whether it may have been added; False is certain, unless it was forgotten."""
         found = np.zeros(len(hashes), dtype=np.bool_)
         for layer in self._layers:
             places = layer.places(hashes)
@@ -78,32 +96,40 @@ class Seen:
             found |= (bits & np.uint8(1)).all(axis=0)
         return found
 
+    def forget(self, before: date) -> None:
+        """Remove the layers of which all keys were added ``before`` a day."""
+        while len(self._layers) > 1 and self._layers[1].begun < before:
+            self._layers.pop(0).path.unlink()
+
     def flush(self) -> None:
         """Have it on the disk."""
-        for file in self._files:
-            file.flush()
+        for layer in self._layers:
+            layer.file.flush()
 
-    def _open_layer(self) -> _Layer:
-        if not self._layers or not self._layers[-1].room:
+    def _open_layer(self, today: date) -> _Layer:
+        last = self._layers[-1] if self._layers else None
+        if last is None or not last.room or last.begun <= today - LAYER_AGE:
+            number = last.number + 1 if last else 0
+            path = self.folder / f"{self.name}-{number:04d}-{today}.bits"
             # Written, not only lengthened: a full disk is an error here, and a signal when it is met in memory.
-            part = self._path().with_suffix(".part")
-            part.write_bytes(bytes(8 + _capacity(len(self._layers)) * BITS_PER_KEY // 8))
-            part.replace(self._path())
-            self._map()
+            part = path.with_suffix(".part")
+            part.write_bytes(bytes(COUNT_BYTES + _capacity_after(last) * BITS_PER_KEY // 8))
+            part.replace(path)
+            self._layers.append(_mapped(path))
         return self._layers[-1]
 
-    def _map(self) -> None:
-        capacity = _capacity(len(self._layers))
-        file = np.memmap(self._path(), np.uint8, "r+", shape=(8 + capacity * BITS_PER_KEY // 8,))
-        self._layers.append(_Layer(capacity, file[:8].view(np.uint64), file[8:]))
-        self._files.append(file)
 
-    def _path(self) -> Path:
-        return self.folder / f"{self.name}-{len(self._layers):02d}.bits"
+def _mapped(path: Path) -> _Layer:
+    file = np.memmap(path, np.uint8, "r+")
+    return _Layer(path, file, file[:COUNT_BYTES].view(np.uint64), file[COUNT_BYTES:])
 
 
-def _capacity(layer: int) -> int:
-    return FIRST_CAPACITY << layer
+def _capacity_after(last: _Layer | None) -> int:
+    """Return for how many keys the next layer is made: twice as many as came into the last one."""
+    capacity = FIRST_CAPACITY
+    while last is not None and capacity < min(2 * int(last.taken[0]), CAPACITY_MAX):
+        capacity *= 2
+    return capacity
 
 
 class SeenFolder:
@@ -142,6 +168,12 @@ class SeenFolder:
         part = self.folder / f"{STATE}.part"
         part.write_text(json.dumps(state))
         part.replace(self.folder / STATE)
+
+    def forget(self, before: date) -> None:
+        """Remove what came ``before`` a day."""
+        if self._token:
+            self.spans.forget(before)
+            self.units.forget(before)
 
     def close(self, upto: Position) -> None:
         """Have it on the disk."""

@@ -248,8 +248,9 @@ class Store:
                 for sql, params in statements:
                     self._writer.execute(sql, params).fetchall()
                 self._note(packed.counts, upto)
+                today = datetime.now(UTC).date()
                 for seen, hashes in added:
-                    seen.add(hashes)
+                    seen.add(hashes, today)
                 self._seen.note(upto)
                 self._writer.execute("COMMIT").fetchall()
             except BaseException:
@@ -336,6 +337,10 @@ class Store:
             bytes_max = max(bytes_max - self.path.stat().st_size, 0)
         with self._moving():
             return self.archive.drop(self._run, before, kept_from, bytes_max)
+
+    def forget(self, before: datetime) -> None:
+        """Forget the ids of what was stored on days which ended ``before``: it is in the archive, and old."""
+        self._seen.forget(before.date())
 
     def note(self) -> None:
         """Write the counters down beside the archive: the journal is about to lose what they are made of."""
@@ -668,7 +673,8 @@ class Store:
             return
         token = secrets.token_hex(8)
         self._seen.begin(token)
-        since = datetime.now(UTC).replace(tzinfo=None) - timedelta(days=KEPT_DAYS)
+        now = datetime.now(UTC)
+        since = now.replace(tzinfo=None) - timedelta(days=KEPT_DAYS)
         sql = "SELECT part FROM archive_parts WHERE NOT dropped AND (upto > ? OR ?)"
         parts = [part for (part,) in self._run(sql, [since, self.applied < self.counted])]
         for table in TABLES:
@@ -679,7 +685,8 @@ class Store:
             sources = [f"{table} WHERE rowid BETWEEN {at} AND {at + HASHES - 1}" for at in range(0, last + 1, HASHES)]
             sources += [self.archive.rows(part, table) for part in parts]
             for source in sources:
-                seen.add(self._writer.execute(f"SELECT hash({key}) AS h FROM {source}").fetchnumpy()["h"])  # noqa: S608
+                hashes = self._writer.execute(f"SELECT hash({key}) AS h FROM {source}").fetchnumpy()["h"]  # noqa: S608
+                seen.add(hashes, now.date())
         self._run("DELETE FROM meta WHERE key = 'seen'")
         self._run("INSERT INTO meta VALUES ('seen', ?)", [f"{token} {self._way_of_hashing()}"])
         self._has_recalled = True
