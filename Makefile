@@ -70,6 +70,7 @@ torture: setup ## hard budgets under kills, lost answers and storms: 20 seeds, j
 
 delivery: setup ## alerts under an outage, a kill, a lost answer, 429, a hang, a drip, HTML, a redirect, 410 ...: one line each
 	@$(PY) -m pytest -v -n 0 --no-header --tb=short tests/alerts/test_deliver.py tests/collector/test_alerting.py tests/collector/test_slack_bot.py
+	@echo "==> 20 kills of a collector around the sending of its alerts" && $(PY) tests/torture/deliveries.py $(ARGS)
 
 crashes: setup ## kills of a collector under load, 200 of them; prints what was lost or stored twice (ARGS="--kills 20")
 	@$(PY) tests/torture/crashes.py $(ARGS)

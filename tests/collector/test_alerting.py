@@ -271,3 +271,19 @@ def test_a_slack_that_was_down_for_a_day_gets_each_alert_once_and_late(
     assert [message["text"].partition(", 1 d 0 h ago)")[1] != "" for message in slack.messages] == [True] * 3
     assert ["60 %" in slack.messages[0]["text"], "90 %" in slack.messages[1]["text"]] == [True, True]
     assert "105 %" in slack.messages[2]["text"]
+
+
+def test_all_alerts_that_one_message_tells_are_known_to_be_on_their_way(tmp_path: Path) -> None:
+    users = [f"u{number}" for number in range(7)]
+    each = {"limit_usd": 2, "scope": "{}", "group_by": "['user']", "thresholds": "[0.5]"}
+    with running_slack("503:1", "slow:1.5") as slack, running_collector(tmp_path, config(slack, **each)) as running:
+        running.send(merged(*(otlp_call(usage=CENTS, user__id=user) for user in users)))
+        until(lambda: slack.messages, "nothing arrived")
+        rows = running.ask("alerts")["rows"]
+        assert {row["state"] for row in rows} == {"pending"}
+        assert min(row["deliveries"] for row in rows) == 1, "a kill now would have some sent again without a mark"
+        until(lambda: {row["state"] for row in running.ask("alerts")["rows"]} == {"delivered"}, "not all are delivered")
+        (message,) = slack.messages
+
+    assert "7 alerts at once" in message["text"]
+    assert all(f"chat ({user}): 75 %" in message["text"] for user in users), "each line says whose it is"

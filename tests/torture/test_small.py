@@ -1,4 +1,4 @@
-"""A small seed of the torture (`make torture`), so that it cannot rot."""
+"""A small seed of the torture, and a few kills around sends (`make torture`, `make delivery`), so that none can rot."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+
+from torture.deliveries import kill_around_sends
 
 
 def test_a_hard_limit_holds_over_processes_lost_answers_and_a_kill() -> None:
@@ -16,3 +18,10 @@ def test_a_hard_limit_holds_over_processes_lost_answers_and_a_kill() -> None:
     ran = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environ)
 
     assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_kills_around_the_sending_of_alerts_lose_none_and_every_repeat_is_marked(tmp_path: Path) -> None:
+    outcome = kill_around_sends(tmp_path, kills=3, seed=5)
+
+    assert outcome.holds, outcome.table()
+    assert outcome.kills == 3

@@ -42,6 +42,8 @@ class Alert:
     spent: Decimal
     """What was spent in the window when the alert became due, in the budget's unit."""
     refused: Refused | None = None
+    group: tuple[str, ...] = ()
+    """Which group of the budget it is, by the values that are in its scope for that."""
 
     @property
     def is_limit(self) -> bool:

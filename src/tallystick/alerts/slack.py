@@ -26,6 +26,7 @@ SECTION_CHARS_MAX = 3000
 URL_CHARS_MAX = 900
 """Ours, below Slack's 3,000: three links share one section."""
 NAME_CHARS_MAX = 60
+GROUP_CHARS_MAX = 40
 DIGEST_LINES_MAX = 15
 SHOWN_MAX = 3
 """How many contributors, and parts of a scope, are named."""
@@ -115,10 +116,13 @@ def resolved_message(alert: Alert, context: Context) -> Message:
     """Return the message that the window of ``alert``, whose limit was reached, is over and another one has begun."""
     told = _Told(alert, context)
     budget = alert.budget
-    name = _plain(budget.name)
-    header = f"✅ {name}: a new {budget.window} has begun"
+    header = f"✅ {told.name(NAME_CHARS_MAX + GROUP_CHARS_MAX)}: a new {budget.window} has begun"
     spent = f"{told.spent()} were spent {told.when()}"
-    goes = "Calls go again." if budget.enforces else "It counts from 0 again."
+    goes = "It counts from 0 again."
+    if budget.downgrade_to is not None:
+        goes = "Calls go to the model that they ask for again."
+    elif budget.enforces:
+        goes = "Calls go again."
     blocks = (
         {"type": "header", "text": {"type": "plain_text", "text": header, "emoji": True}},
         section(f"*Resolved:* {spent}, and the limit was reached. {goes}"),
@@ -233,8 +237,17 @@ class _Told:
         """Return ``chat: 80 % of $10.00 spent today``; the name gives way when it is too long."""
         emoji, _ = _level(self.alert)
         rest = f": {_percent(self.alert.share)} % of {self._shown(self.alert.limit)} spent {self.when()}"
-        room = HEADER_CHARS_MAX - _size(f"{emoji} {rest}")
-        return f"{emoji} {_plain(self.alert.budget.name, min(room, NAME_CHARS_MAX))}{rest}"
+        return f"{emoji} {self.name(HEADER_CHARS_MAX - _size(f'{emoji} {rest}'))}{rest}"
+
+    def name(self, chars_max: int) -> str:
+        """Return the budget's name, and which group of it: many of them may be told at the same time."""
+        budget, group = self.alert.budget, self.alert.group
+        if not group:
+            return _plain(budget.name, min(chars_max, NAME_CHARS_MAX))
+        keys = list(budget.scope)[-len(group) :]
+        values = [value or f"no {key}" for key, value in zip(keys, group, strict=True)]
+        shown = f" ({_plain(', '.join(values), GROUP_CHARS_MAX)})"
+        return f"{_plain(budget.name, min(chars_max - _size(shown), NAME_CHARS_MAX))}{shown}"
 
     def opening(self) -> str:
         _, level = _level(self.alert)

@@ -206,6 +206,11 @@ def forecast(
     if pace_per_hour * remaining_h <= left:
         return None
     full_at = (now + timedelta(hours=float(left / pace_per_hour))).astimezone(ZoneInfo(budget.timezone))
+    todo = "This budget only warns."
+    if budget.downgrade_to is not None:
+        todo = f"Calls will then go to {budget.downgrade_to}."
+    elif budget.enforces:
+        todo = "Calls that do not fit will then be refused."
     is_today = full_at.date() == now.astimezone(full_at.tzinfo).date()
     told_at = full_at.strftime("%H:%M %Z" if is_today else "%a %d %b %H:%M %Z")
     return Notice(
@@ -217,7 +222,7 @@ def forecast(
             ("Spent", f"{_shown(spent, budget)} of {_shown(budget.limit, budget)}"),
             ("Pace", f"{_shown(pace_per_hour, budget)} per hour"),
         ),
-        todo="Calls that do not fit will be refused." if budget.enforces else "This budget only warns.",
+        todo=todo,
         filters=dict(budget.scope),
     )
 

@@ -14,7 +14,8 @@ import logging
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Protocol
@@ -293,6 +294,7 @@ class Alerting:
                     budget.narrowed(group), window, spent, _in_force(budget, window, told), refused.get(group)
                 )
                 if alert is not None:
+                    alert = replace(alert, group=group)
                     self._raise(alert, name, unpriced_units, now)
                     told.append((window.start, alert.threshold))
             self._resolve(budget, now)
@@ -320,7 +322,7 @@ class Alerting:
             return
         self._noticed.add(claim)
         spent, _ = query.spent(self._ask, own, window).get((), (Decimal(0), 0))
-        alert = Alert(budget=own, window=window, threshold=REACHED, spent=spent)
+        alert = Alert(budget=own, window=window, threshold=REACHED, spent=spent, group=values)
         context = Context(at=now, dashboard_url=self.dashboard_url)
         self._claim(
             claim,
@@ -531,7 +533,7 @@ class Alerting:
             return
         for one in due:
             message = late(one.message, one.raised_at, self.clock())
-            if self._stopping.is_set() or not self._deliver(one, message):
+            if self._stopping.is_set() or not self._deliver([one], message):
                 return
 
     def _outbox(self) -> list[_Waiting]:
@@ -571,42 +573,56 @@ class Alerting:
         return found
 
     def _deliver_together(self, due: Sequence[_Waiting]) -> None:
-        """Send one message for many, as that of the first: while it has to wait, so do those behind it."""
-        message = combined([one.message for one in due], self.dashboard_url)
-        if self._deliver(due[0], message):
-            for one in due[1:]:
-                self._write({"event": "delivered", "id": one.alert, "at": self.clock().isoformat()})
+        """Send one message for many, and write down of each of them what became of it."""
+        first = due[0]
+        alike = [one for one in due if one.reached == first.reached]
+        message = combined([one.message for one in alike], self.dashboard_url)
+        self._deliver(alike, late(message, first.raised_at, self.clock()))
 
-    def _deliver(self, waiting: _Waiting, message: Message) -> bool:
-        """Bring a message to every channel that does not have it; False when one of them has to be tried again."""
-        left = [channel for channel in self._channels if channel.name not in waiting.reached]
+    def _deliver(self, waiting: Sequence[_Waiting], message: Message) -> bool:
+        """Bring one message to every channel that does not have it; False when one of them has to be tried again.
+
+        ``waiting`` are the alerts that it tells of; all have reached the same channels so far.
+        """
+        first = waiting[0]
+        left = [channel for channel in self._channels if channel.name not in first.reached]
+        may_have_arrived = any(one.is_ambiguous for one in waiting)
         refusals = []
         for channel in left:
             at = self.clock().isoformat()
-            self._write({"event": "sending", "id": waiting.alert, "at": at})
+            self._write_of(waiting, {"event": "sending", "at": at})
             try:
-                channel.deliver(repeated(message) if waiting.is_ambiguous else message, waiting.alert)
+                channel.deliver(repeated(message) if may_have_arrived else message, first.alert)
             except DeliveryDelayedError as error:
-                not_before = next_try_at(waiting.attempts + 1, self.clock(), error.retry_after_s)
+                not_before = next_try_at(first.attempts + 1, self.clock(), error.retry_after_s)
                 # Once a message may have arrived, every later one is a possible repeat.
-                self._write({
-                    "event": "delayed", "id": waiting.alert, "at": self.clock().isoformat(), "error": str(error),
-                    "not_before": not_before.isoformat(), "is_ambiguous": error.ambiguous or waiting.is_ambiguous,
+                self._write_of(waiting, {
+                    "event": "delayed", "at": self.clock().isoformat(), "error": str(error),
+                    "not_before": not_before.isoformat(), "is_ambiguous": error.ambiguous or may_have_arrived,
                 })  # fmt: skip
                 return False
             except DeliveryRefusedError as error:
                 log.warning("an alert was not delivered: %s", error)
                 refusals.append(str(error))
             if channel is not left[-1]:
-                self._write({"event": "reached", "id": waiting.alert, "at": at, "channel": channel.name})
-        outcome: dict[str, Any] = {"event": "delivered", "id": waiting.alert, "at": self.clock().isoformat()}
+                self._write_of(waiting, {"event": "reached", "at": at, "channel": channel.name})
+                may_have_arrived = False
+        outcome: dict[str, Any] = {"event": "delivered", "at": self.clock().isoformat()}
         if refusals:
             outcome |= {"event": "refused", "error": "; ".join(refusals)}
-        self._write(outcome)
+        self._write_of(waiting, outcome)
         return True
 
     def _write(self, event: dict[str, Any]) -> None:
-        self._upto = max(self._upto, self.journal.append(Kind.ALERT, json.dumps(event).encode()).result())
+        self._upto = max(self._upto, self._append(event).result())
+
+    def _write_of(self, waiting: Sequence[_Waiting], event: dict[str, Any]) -> None:
+        """Write down the same of many alerts; it is durable of all of them when this returns."""
+        for written in [self._append(event | {"id": one.alert}) for one in waiting]:
+            self._upto = max(self._upto, written.result())
+
+    def _append(self, event: dict[str, Any]) -> Future[Position]:
+        return self.journal.append(Kind.ALERT, json.dumps(event).encode())
 
     def _ask(self, sql: str, params: Any = ()) -> list[tuple[Any, ...]]:
         return self.applier.ask(sql, params)
