@@ -35,7 +35,8 @@ class Flights:
 
     def _reset(self) -> None:
         self._pid = os.getpid()
-        self._lock = threading.RLock()  # the garbage collector may end a stream, and so a call, while we hold it
+        # Not for a call's end: the garbage collector may end a stream, and so a call, while we hold it.
+        self._lock = threading.Lock()
         self._calls: dict[Ids, weakref.ref[Call]] = {}
         self._noted: dict[Ids, list[bytes]] = {}
         """The spans of each call in the note."""
