@@ -86,7 +86,18 @@ def test_groups_come_dearest_first_and_sum_to_the_totals(collector: Running) -> 
         "cache_write_tokens": 0, "output_tokens": 1050, "reasoning_tokens": 0, "latency_ms_p50": 800.0,
         "latency_ms_p95": 800.0,
     }  # fmt: skip
-    assert sum(Decimal(row["spend_usd"]) for row in answer["rows"]) == Decimal(totals["spend_usd"])
+    assert sum(Decimal(row["spend_usd"] or 0) for row in answer["rows"]) == Decimal(totals["spend_usd"])
+
+
+def test_what_has_no_price_at_all_has_no_spend_rather_than_none_of_it(collector: Running) -> None:
+    unpriced = {"model": "no-such-model"}
+
+    for rows in (
+        collector.ask("groups", by="model", **unpriced)["rows"], collector.ask("series", by="model", **unpriced)["rows"],
+        [collector.ask("totals", **unpriced)],
+    ):  # fmt: skip
+        assert [(row["units"], row["unpriced_units"], row["spend_usd"]) for row in rows] == [(1, 1, None)]
+    assert collector.ask("totals", start="2020-01-01", end="2020-01-02")["spend_usd"] == "0"
 
 
 @pytest.mark.parametrize(
@@ -128,7 +139,8 @@ def test_series_puts_calls_into_hours(collector: Running) -> None:
     row = answer["rows"][0]
     assert row["at"].endswith(":00:00Z")
     assert set(row) == {
-        "at", "key", "calls", "failed", "spend_usd", "estimated_usd", "wasted_usd", "unpriced_units", "estimated_units",
+        "at", "key", "calls", "failed", "units", "spend_usd", "estimated_usd", "wasted_usd", "unpriced_units",
+        "estimated_units",
     }  # fmt: skip
 
 

@@ -498,7 +498,7 @@ class Answers:
     def _cause(self, query: Mapping[str, Sequence[str]]) -> Row:
         totals = self._totals(query)
         told = {name: totals[name] for name in ("start", "end", "spend_usd", "calls")}
-        usual = format(Decimal(totals["spend_usd"]) / 10, "f")
+        usual = format(Decimal(totals["spend_usd"] or 0) / 10, "f")
         return {**told, "windows": 24, "usual_usd": usual, "usual_calls": totals["calls"] / 10, "cause": self.cause}
 
     def _series(self, query: Mapping[str, Sequence[str]]) -> Row:
@@ -525,7 +525,7 @@ class Answers:
         for row in rows:
             groups[_value(row, by)].append(row)
         told = [{"key": key, **_sums(members)} for key, members in groups.items()]
-        return {"by": by, "rows": sorted(told, key=lambda row: -Decimal(row["spend_usd"]))}
+        return {"by": by, "rows": sorted(told, key=lambda row: -Decimal(row["spend_usd"] or 0))}
 
     def _failures(self, query: Mapping[str, Sequence[str]]) -> Row:
         _, _, rows = self._chosen(query)
@@ -653,7 +653,7 @@ def _spend(rows: Iterable[Row]) -> Decimal:
 
 
 SERIES = frozenset({
-    "calls", "failed", "spend_usd", "estimated_usd", "wasted_usd", "unpriced_units", "estimated_units",
+    "calls", "failed", "units", "spend_usd", "estimated_usd", "wasted_usd", "unpriced_units", "estimated_units",
 })  # fmt: skip
 
 
@@ -666,7 +666,7 @@ def _sums(rows: list[Row]) -> Row:
         "failed": sum(row["outcome"] != "ok" for row in rows),
         "attempts": sum(len(row["_attempts"]) for row in rows),
         "units": len(units),
-        "spend_usd": format(_spend(rows), "f"),
+        "spend_usd": None if units and all(unit["cost_usd"] is None for unit in units) else format(_spend(rows), "f"),
         "estimated_usd": format(sum((Decimal(unit["cost_usd"]) for unit in estimated), Decimal()), "f"),
         "wasted_usd": format(_spend(row for row in rows if row["outcome"] != "ok"), "f"),
         "unpriced_units": sum(unit["cost_usd"] is None for unit in units),

@@ -135,7 +135,7 @@ def totals(ask: Ask, params: Params, now: datetime) -> Json:
     asked = _range(params, now)
     source = sources(ask, asked, ())
     names = (*FIGURE_NAMES, "estimated_units", "first_at", "last_at")
-    found = _named(names, summed(ask, asked, source, (), names)[0])
+    found = _spent(names, summed(ask, asked, source, (), names)[0])
     first, last = found.pop("first_at"), found.pop("last_at")
     latencies = _latencies(ask, asked, source, ("NULL::VARCHAR", []), found["calls"])
     return {"start": _iso(asked.start), "end": _iso(asked.end), **found, **latencies(None),
@@ -154,7 +154,7 @@ def groups(ask: Ask, params: Params, now: datetime) -> Json:
     if by in MANY or by.startswith(TAG):  # sums over all of the calls for the few of which they are wanted
         ranked = summed(ask, asked, source, key, ("spend_usd", "calls"), dearest)
         _only(asked, column, [row[0] for row in ranked])
-    found = [_named(("key", *FIGURE_NAMES), row) for row in summed(ask, asked, source, key, FIGURE_NAMES, dearest)]
+    found = [_spent(("key", *FIGURE_NAMES), row) for row in summed(ask, asked, source, key, FIGURE_NAMES, dearest)]
     latencies = _latencies(ask, asked, source, column, sum(row["calls"] for row in found))
     return {"by": by, "rows": [row | latencies(row["key"]) for row in found]}
 
@@ -209,11 +209,11 @@ def series(ask: Ask, params: Params, now: datetime) -> Json:
     at = _bucket(bucket, zone, asked)
     source = sources(ask, asked, [name for name in (by, MINUTE if bucket == "minute" else None) if name], at.cuts)
     keys = [("begun", at.sql), ("key", _dimension(by) if by else ("NULL::VARCHAR", []))]
-    names = ("calls", "failed", "spend_usd", "estimated_usd", "wasted_usd", "unpriced_units", "estimated_units")
+    names = ("calls", "failed", "units", "spend_usd", "estimated_usd", "wasted_usd", "unpriced_units", "estimated_units")
     rows = summed(ask, asked, source, keys, names, "ORDER BY begun, spend_usd DESC, key")
     starts = {row[0]: _day_start(row[0].date(), zone) if bucket == "day" else row[0] for row in rows}
     rows = [(starts[row[0]], *row[1:]) for row in rows]
-    return {"bucket": bucket, "by": by, "rows": [_named(("at", "key", *names), row) for row in rows]}
+    return {"bucket": bucket, "by": by, "rows": [_spent(("at", "key", *names), row) for row in rows]}
 
 
 def failures(ask: Ask, params: Params, now: datetime) -> Json:
@@ -729,6 +729,14 @@ def _opened(cursor: str, order: str) -> list[Any]:
 
 def _named(names: Sequence[str], values: Sequence[Any]) -> Json:
     return {name: _shown(value) for name, value in zip(names, values, strict=False)}
+
+
+def _spent(names: Sequence[str], values: Sequence[Any]) -> Json:
+    """Return a row of sums, in which what responses without any price cost is unknown, not zero."""
+    row = _named(names, values)
+    if row["units"] and row["unpriced_units"] >= row["units"]:
+        row["spend_usd"] = None
+    return row
 
 
 def _shown(value: Any) -> Any:

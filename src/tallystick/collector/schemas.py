@@ -51,7 +51,7 @@ COST_STATUS: Schema = {"type": "string", "enum": ["exact", "provider_reported", 
 
 SUMS = {
     **_all(COUNT, "calls", "failed", "attempts", "units", "unpriced_units"),
-    **_all(MONEY, "spend_usd", "estimated_usd", "wasted_usd"),
+    "spend_usd": USD, **_all(MONEY, "estimated_usd", "wasted_usd"),
     **TOKENS, **_all(NUMBER, "latency_ms_p50", "latency_ms_p95"),
 }  # fmt: skip
 CALL = {
@@ -104,7 +104,8 @@ ANSWERS: Mapping[str, Schema] = {
     "series": _object(
         bucket=TEXT, by=WORD,
         rows=_rows(
-            at=TIME, key=WORD, calls=COUNT, failed=COUNT, **_all(MONEY, "spend_usd", "estimated_usd", "wasted_usd"),
+            at=TIME, key=WORD, calls=COUNT, failed=COUNT, units=COUNT, spend_usd=USD,
+            **_all(MONEY, "estimated_usd", "wasted_usd"),
             unpriced_units=COUNT, estimated_units=COUNT,
         ),
     ),

@@ -66,7 +66,7 @@ class Screen:
             ("calls", str(totals["calls"]), "right"),
             ("failed", str(totals["failed"]), "right"),
             ("attempts", str(totals["attempts"]), "right"),
-            ("ledger", f"${short(Decimal(totals['spend_usd']))}", "right"),
+            ("ledger", f"${short(Decimal(totals['spend_usd'] or 0))}", "right"),
             ("", "", "left"),
             ("invoice", f"${short(Decimal(invoice['total_usd']))}", "right"),
         )
@@ -107,8 +107,8 @@ def _billed_by_model(invoice: Mapping[str, Any], ledger: Ledger) -> dict[str, De
 
 
 def _row(row: Mapping[str, Any], billed: Decimal | None) -> tuple[str, ...]:
-    spend = Decimal(row["spend_usd"])
-    is_unknown = row["unpriced_units"] and not spend
+    spend = Decimal(row["spend_usd"] or 0)
+    is_unknown = row["spend_usd"] is None
     if is_unknown or billed is None:
         sign = "=" if is_unknown and billed is None else "≠"
     elif spend == billed:
