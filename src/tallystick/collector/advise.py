@@ -541,7 +541,8 @@ def advise_prices(unpriced: Sequence[tuple[str, str, int]], version: str, age_da
 
 
 def _thin(calls: int, what: str) -> Quiet | None:
-    return Quiet(f"{calls:,} {what}; {CALLS_MIN} are needed.") if calls < CALLS_MIN else None
+    told = what.replace("calls", "call", 1) if calls == 1 else what
+    return Quiet(f"{calls:,} {told}; {CALLS_MIN} are needed.") if calls < CALLS_MIN else None
 
 
 def _little(usd: Decimal, spend_usd: Decimal, how: str) -> Quiet | None:

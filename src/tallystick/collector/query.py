@@ -209,7 +209,8 @@ def series(ask: Ask, params: Params, now: datetime) -> Json:
     at = _bucket(bucket, zone, asked)
     source = sources(ask, asked, [name for name in (by, MINUTE if bucket == "minute" else None) if name], at.cuts)
     keys = [("begun", at.sql), ("key", _dimension(by) if by else ("NULL::VARCHAR", []))]
-    names = ("calls", "failed", "units", "spend_usd", "estimated_usd", "wasted_usd", "unpriced_units", "estimated_units")
+    money = ("spend_usd", "estimated_usd", "wasted_usd")
+    names = ("calls", "failed", "units", *money, "unpriced_units", "estimated_units")
     rows = summed(ask, asked, source, keys, names, "ORDER BY begun, spend_usd DESC, key")
     starts = {row[0]: _day_start(row[0].date(), zone) if bucket == "day" else row[0] for row in rows}
     rows = [(starts[row[0]], *row[1:]) for row in rows]

@@ -16,11 +16,15 @@ LINKS_MAX = 3
 
 
 def show() -> None:
-    """Draw the page."""
+    """Draw the page; not every few seconds anew, because its questions read every call of the range."""
     shown = parts.view()
     parts.controls(shown)
+    is_drawn = False
     with parts.trouble():
         _body(shown)
+        is_drawn = True
+    if not is_drawn:
+        parts.again()
 
 
 def _body(shown: View) -> None:

@@ -6,6 +6,7 @@ import streamlit as st
 
 from tallystick.dashboard import parts
 from tallystick.dashboard.pages import NAMES, page
+from tallystick.dashboard.theme import style
 
 # Drawn here, because Streamlit lets the browser fetch a named icon from a font server on the internet.
 ICON = (
@@ -14,7 +15,9 @@ ICON = (
     "</svg>"
 )
 
-st.set_page_config(page_title="Tallystick", page_icon=ICON, layout="wide")
 shown = st.navigation([page(name) for name in NAMES], position="top")
+st.set_page_config(page_title=f"{shown.title} · Tallystick", page_icon=ICON, layout="wide")
+st.html(style(shown.title))
+parts.begin()
 parts.carry(shown.url_path)
 shown.run()

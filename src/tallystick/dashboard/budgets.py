@@ -79,7 +79,8 @@ def _budget(row: Mapping[str, Any], shown: View) -> None:
         if row["groups"]:
             _groups(row, shown)
         if row["alerts"]:
-            _alerts(row["alerts"], shown)
+            with st.expander(f"{words.plural(len(row['alerts']), 'alert')} in this window"):
+                _alerts(row["alerts"], shown)
         _prove(row)
         _ways_on(row)
 
@@ -211,7 +212,7 @@ def _alerted(alerts: list[dict[str, Any]], shown: View) -> None:
         }
         for alert in alerts
     ]
-    columns = {name: name for name in ("raised", "what", "notification", "seen", "held back until")}
+    columns = {name: name for name in frames.told(table, ("raised", "what", "notification", "seen", "held back until"))}
     parts.table(table, columns, {}, "Alerts of the last 30 days, the newest first", rows_max=8)
 
 
@@ -223,7 +224,7 @@ def _is_snoozed(alert: Mapping[str, Any], shown: View) -> bool:
 def _unseen(alert: Mapping[str, Any], shown: View) -> None:
     told = f"{words.clock(alert['raised_at'], shown.zone, shown.now)} · {figures.alert(alert)}"
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(f":material/notifications: {words.escape(told, 250)}", width="content")
+        st.markdown(f":material/notifications: {words.escape(told, 250)}", width="stretch")
         if st.button("Seen", icon=":material/check:", key=f"seen {alert['id']}"):
             parts.collector().order(f"alerts/{alert['id']}/ack", {})
             st.rerun()
@@ -250,4 +251,7 @@ def _alerts(alerts: list[dict[str, Any]], shown: View) -> None:
         }
         for alert in alerts
     ]
-    st.dataframe(frames.table(table, columns), hide_index=True, height="content", alt="Alerts of this budget")
+    columns = frames.told(table, columns)
+    st.dataframe(
+        frames.table(table, columns), hide_index=True, width="content", height="content", alt="Alerts of this budget"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from decimal import Decimal
 from http import HTTPStatus
 from typing import Any
 
@@ -110,10 +111,12 @@ def _receipts(units: list[dict[str, Any]], row: Mapping[str, Any], shown: View) 
 def _receipt(unit: Mapping[str, Any], shown: View) -> None:
     receipt = unit["receipt"] or {"lines": [], "status": "unknown", "reason": "no receipt was stored"}
     if receipt["lines"]:
+        lines = [line(one) for one in receipt["lines"]]
+        columns = frames.told(lines, RECEIPT)
         st.dataframe(
-            frames.table([line(one) for one in receipt["lines"]], RECEIPT),
+            frames.table(lines, columns),
             column_config={
-                name: st.column_config.TextColumn(name, alignment="right") for name in RECEIPT if name not in LEFT
+                name: st.column_config.TextColumn(name, alignment="right") for name in columns if name not in LEFT
             },
             hide_index=True,
             height="content",
@@ -138,12 +141,12 @@ LEFT = ("item", "model", "price source", "in force since")
 
 
 def line(one: Mapping[str, Any]) -> dict[str, str]:
-    """Return one line of a receipt with every digit it has."""
+    """Return one line of a receipt with every digit it has; a multiplier of one is not told."""
     return {
         "item": words.item(one["item"]),
         "quantity": f"{words.plain(one['quantity'])} {words.clean(one['unit'])}{'s' if one['quantity'] != '1' else ''}",
         "unit price": words.unit_price(one["unit_price_usd"], one["per"], one["unit"]),
-        "multiplier": f"× {words.plain(one['multiplier'])}",
+        "multiplier": "" if Decimal(one["multiplier"]) == 1 else f"× {words.plain(one['multiplier'])}",
         "cost": f"${words.plain(one['cost_usd'])}",
         "model": words.clean(one["model"]),
         "price source": words.clean(one["source"]),
@@ -172,7 +175,8 @@ def _attempts(attempts: list[dict[str, Any]], row: Mapping[str, Any]) -> None:
         }
         for step in steps
     ]
-    st.dataframe(frames.table(table, columns), hide_index=True, height="content", alt="Attempts")
+    shown = frames.told(table, columns)
+    st.dataframe(frames.table(table, shown), hide_index=True, width="content", height="content", alt="Attempts")
 
 
 def _tokens(row: Mapping[str, Any]) -> None:
@@ -206,10 +210,7 @@ def _facts(row: Mapping[str, Any]) -> None:
     facts += [(f"tag {words.clean(str(name), 60)}", value) for name, value in sorted((row["tags"] or {}).items())]
     st.markdown("**Where it came from**")
     table = [{"what": name, "value": words.clean(str(value), 300)} for name, value in facts]
-    narrow = {"what": st.column_config.TextColumn("what", width=120)}
-    st.dataframe(
-        frames.table(table, ("what", "value")), column_config=narrow, hide_index=True, height="content", alt="Tags"
-    )
+    st.dataframe(frames.table(table, ("what", "value")), hide_index=True, width="content", height="content", alt="Tags")
 
 
 LINKED_WITHIN = timedelta(days=1)

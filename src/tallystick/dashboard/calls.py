@@ -57,10 +57,10 @@ def _headline(now: dict[str, Any]) -> str:
 
 COLUMNS = {
     "when": "when",
-    "outcome": "outcome",
-    "cost_usd": "cost",
-    "cost": "cost is",
     "model": "model",
+    "cost_usd": "cost",
+    "outcome": "outcome",
+    "cost": "cost is",
     "feature": "feature",
     "user": "user",
     "input_tokens": "tokens in",
@@ -68,10 +68,12 @@ COLUMNS = {
     "latency_ms": "took",
     "attempts": "attempts",
     "service": "service",
-    "provider": "provider",
     "caller": "called from",
+    "provider": "provider",
     "id": "id",
 }
+UNSEEN = ("provider", "id")
+"""For programs that read the page: a person has no room for them, and the call's own page has them."""
 WIDTHS = {"cost_usd": 95, "outcome": 165, "cost": 90}
 """Pixels.  Measured by Streamlit from the first rows only, what stands further down would be cut."""
 NUMBERS = {
@@ -89,7 +91,8 @@ def _table(rows: list[dict[str, Any]], shown: View) -> None:
         if name in NUMBERS
         else st.column_config.TextColumn(label, width=WIDTHS.get(name))
         for name, label in COLUMNS.items()
-    }
+        if name not in UNSEEN
+    } | dict.fromkeys(UNSEEN)
     event = st.dataframe(
         frames.table([_row(row, shown) for row in rows], list(COLUMNS), NUMBERS),
         column_config=config,

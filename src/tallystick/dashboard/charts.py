@@ -13,8 +13,10 @@ from tallystick.dashboard.figures import BUCKETS, Stack, Step, wall
 from tallystick.dashboard.theme import FAILED_COLOUR, NONE_COLOUR, OK_COLOUR, REST_COLOUR, SERIES_COLOURS, Palette
 from tallystick.dashboard.view import View
 
-FITTING = alt.expr("width < 480 ? 2 : width < 900 ? 4 : 7")
+FITTING = alt.expr("width < 480 ? 1 : width < 900 ? 3 : 7")
 """How many columns a legend may have, told by the chart's width: a row that does not fit would be cut off."""
+SHORT = alt.expr("width < 480 ? 2 : 7")
+"""The same for names of ours, which are short."""
 PICKED = "picked"
 """Name of the selection that a click on a bar makes."""
 Measure = Literal["spend_usd", "calls"]
@@ -79,7 +81,7 @@ def stacked(stack: Stack, view: View, palette: Palette, by: str, measure: Measur
     )
     unpriced = [row for row in rows if row["unpriced"] and measure == "spend_usd"]
     layers = [bars, _unpriced_marks(unpriced, view)] if unpriced else [bars]  # a layer without marks has no name
-    chart: alt.LayerChart = alt.layer(*layers).properties(height=280).configure_view(strokeWidth=0)
+    chart: alt.LayerChart = alt.layer(*layers).properties(height=320).configure_view(strokeWidth=0)
     return chart
 
 
@@ -105,9 +107,7 @@ def _colour(stack: Stack, dimension: str, palette: Palette, drawn: set[str]) -> 
         bound[stack.rest] = REST_COLOUR
     domain = [name for name in stack.series if name in drawn]
     colours = [bound[name] for name in domain]
-    legend = alt.Legend(
-        orient="top", title=None, labelLimit=alt.expr("width < 480 ? 145 : 220"), symbolType="square", columns=FITTING
-    )
+    legend = alt.Legend(orient="top", title=None, labelLimit=280, symbolType="square", columns=FITTING)
     return alt.Color("series:N", scale=alt.Scale(domain=domain, range=colours), legend=legend)
 
 
@@ -181,7 +181,7 @@ def token_bar(classes: Sequence[tuple[str, int]]) -> alt.Chart:
         .mark_bar(height=26)
         .encode(
             x=alt.X("tokens:Q", stack="zero", axis=None, scale=alt.Scale(nice=False)),
-            color=alt.Color("class:N", scale=colours, legend=alt.Legend(orient="top", title=None, columns=FITTING)),
+            color=alt.Color("class:N", scale=colours, legend=alt.Legend(orient="top", title=None, columns=SHORT)),
             order=alt.Order("rank:Q"),
             tooltip=[alt.Tooltip("class:N"), alt.Tooltip("told:N", title="tokens")],
         )

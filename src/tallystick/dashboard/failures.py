@@ -77,10 +77,10 @@ def _by_class(rows: list[dict[str, Any]], shown: View) -> None:
     st.markdown("**By class and provider**")
     columns = {
         "what": st.column_config.TextColumn("what happened"),
-        "provider": st.column_config.TextColumn("provider"),
         "calls": st.column_config.NumberColumn("calls failed", alignment="right"),
         "attempts": st.column_config.NumberColumn("attempts failed", alignment="right"),
         "wasted_usd": st.column_config.NumberColumn("wasted", alignment="right"),
+        "provider": st.column_config.TextColumn("provider"),
         "last": st.column_config.TextColumn("last seen"),
         "outcome": st.column_config.TextColumn("class"),
     }
@@ -100,6 +100,7 @@ def _by_class(rows: list[dict[str, Any]], shown: View) -> None:
         frames.table(table, list(columns), told),
         column_config=columns,
         hide_index=True,
+        width="content",
         height=35 * (min(len(rows), 16) + 1) + 3,
         key="classes",
         on_select="rerun",
@@ -203,8 +204,8 @@ def _waits(rows: list[dict[str, Any]]) -> None:
         }
         for row in rows
     ]
-    columns = {"provider": "provider", "asked": "times asked", "followed": "tried again", "sooner": "sooner than asked",
-               "asked_ms": "asked", "waited_ms": "waited"}  # fmt: skip
+    columns = {"provider": "provider", "asked_ms": "asked", "waited_ms": "waited", "asked": "times asked",
+               "followed": "tried again", "sooner": "sooner than asked"}  # fmt: skip
     told = dict.fromkeys(("asked", "followed", "sooner"), frames.count) | dict.fromkeys(
         ("asked_ms", "waited_ms"), words.duration
     )
@@ -226,7 +227,7 @@ def _headroom(rows: list[dict[str, Any]], shown: View) -> None:
         }
         for row in rows
     ]
-    columns = {"whose": "provider, model, key", "of": "limit of", "share": "least left", "lowest": "that was",
+    columns = {"share": "least left", "of": "limit of", "whose": "provider, model, key", "lowest": "that was",
                "when": "at", "latest": "left last"}  # fmt: skip
     place = parts.table(table, columns, {"share": frames.percent}, "Headroom of rate limits", "headroom")
     st.caption("A click on a row opens the calls of that model and key.")

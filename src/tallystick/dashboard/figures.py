@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Answer = Mapping[str, Any]
 Key = str | None
-LABEL_LENGTH_MAX = 32
+LABEL_LENGTH_MAX = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -456,9 +456,9 @@ def ledger_line(ledger: Answer) -> str:
     """Return what became of what arrived, in one line; reasons of rejection are named."""
     rejected = ledger["rejected_spans"]
     parts = [
-        f"{words.count(ledger['received_spans'])} spans received",
+        f"{words.plural(ledger['received_spans'], 'span')} received",
         f"{words.count(ledger['stored_spans'])} stored",
-        f"{words.count(ledger['duplicate_spans'])} duplicates",
+        words.plural(ledger["duplicate_spans"], "duplicate"),
         f"{words.count(sum(rejected.values()))} rejected",
         f"{words.count(ledger['dropped_records'])} dropped",
     ]
@@ -467,9 +467,9 @@ def ledger_line(ledger: Answer) -> str:
         parts[3] += f" ({named})"
     journal = ledger.get("journal") or {}
     if journal.get("behind_bytes"):
-        parts.append(f"{words.count(journal['behind_bytes'])} bytes not counted yet")
+        parts.append(f"{words.size(journal['behind_bytes'])} not counted yet")
     if journal.get("damaged_bytes"):
-        parts.append(f"{words.count(journal['damaged_bytes'])} bytes damaged")
+        parts.append(f"{words.size(journal['damaged_bytes'])} damaged")
     return " · ".join(parts)
 
 

@@ -26,6 +26,11 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], show: Mappi
     return frame.style.format({name: _speaker(tell) for name, tell in show.items()}, na_rep="")
 
 
+def told(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *always: str) -> list[str]:
+    """Return the ``columns`` in which a row says something, and those that stand there ``always``."""
+    return [name for name in columns if name in always or any(row[name] not in (None, "") for row in rows)]
+
+
 def _sortable(value: Any) -> Any:
     return float(value) if isinstance(value, Decimal) else value
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
+from itertools import count
 from typing import Any
 
 import streamlit as st
 
-from tallystick.client import Collector
-from tallystick.dashboard import figures, frames, words
+from tallystick.client import Collector, Params
+from tallystick.dashboard import figures, frames, pages, words
 from tallystick.dashboard.theme import Palette
 from tallystick.dashboard.view import DIMENSIONS, ORDERS, RANGES, TABLES, TAG, View, iso, kept, read_view
 from tallystick.errors import CollectorRefusedError, CollectorUnreachableError
@@ -23,28 +25,52 @@ from tallystick.model.receipt import CostStatus
 
 REFRESH_S = 3.0
 """How often a page asks again, in seconds."""
+SENT_S = 0.3
+"""How long Streamlit may take to send what was drawn."""
 ASKED_AGAIN = "It is asked again every few seconds."
 KEPT_S = 60
 TIMEOUT_S = 10.0
+TIMEOUT_AGAIN_S = 0.5
+"""How long each further question may take in a drawing that has waited in vain once."""
+LATE = "late"
 IN_POPOVER = ("model", "provider", "feature", "user", "service", "environment", "outcome", "cost_status")
 
 MAY_BE_MISSING = ("feature", "user", "environment")
 
 
-def collector() -> Collector:
+class Asked(Collector):
+    """The collector as one drawing asks it: after a question that it did not answer in time, few seconds are left."""
+
+    def ask(self, question: str, params: Params | None = None) -> dict[str, Any]:
+        """Return the answer; raises as the collector's own does."""
+        if st.session_state.get(LATE):
+            self.timeout_s = min(self.timeout_s, TIMEOUT_AGAIN_S)
+        try:
+            return super().ask(question, params)
+        except CollectorUnreachableError as error:
+            st.session_state[LATE] = st.session_state.get(LATE) or _is_late(error)
+            raise
+
+
+def begin() -> None:
+    """Begin a drawing: whatever was late before, the collector has its whole time again."""
+    st.session_state[LATE] = False
+
+
+def collector() -> Asked:
     """Return the collector that the pages ask."""
-    return Collector(collector_url(os.environ))
+    return Asked(collector_url(os.environ), TIMEOUT_S)
 
 
-def ask_kept(question: str, asked: dict[str, Any], timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
+def ask_kept(question: str, asked: dict[str, Any], timeout_s: float | None = None) -> dict[str, Any]:
     """Ask what reads more than sums; the answer is kept for a minute, so that drawing anew costs nothing."""
     # Not a decorator: at the import Streamlit does not run yet, and says so on stderr.
     keep = st.cache_data(ttl=KEPT_S, max_entries=200, show_spinner=False)(_answer)
-    return keep(collector().url, question, asked, timeout_s)
+    return keep(collector().url, question, asked, timeout_s or TIMEOUT_S)
 
 
 def _answer(url: str, question: str, asked: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-    return Collector(url, timeout_s).ask(question, asked)
+    return Asked(url, timeout_s).ask(question, asked)
 
 
 def by_minutes(shown: View) -> dict[str, Any]:
@@ -94,14 +120,33 @@ def palette() -> Palette:
 
 def live(body: Callable[[View], None]) -> None:
     """Draw ``body`` now and every few seconds again; it gets the view as the URL says it at that moment."""
+    drawings = count()
 
     @st.fragment(run_every=REFRESH_S)
     def part() -> None:
+        if next(drawings):  # the first is a part of the page's
+            begin()
+        begun = time.monotonic()
         with trouble():
             body(view())
+        if time.monotonic() - begun > REFRESH_S:
+            # The next drawing is due already, and with its beginning Streamlit drops what it has not sent yet.
+            time.sleep(SENT_S)
 
     with st.spinner("Asking the collector"):  # seen when that takes longer than half a second
         part()
+
+
+def again() -> None:
+    """Draw the whole page anew in a few seconds: for what is not `live`, and could not be drawn."""
+    drawn_at = time.monotonic()
+
+    @st.fragment(run_every=REFRESH_S)
+    def later() -> None:
+        if time.monotonic() - drawn_at > REFRESH_S / 2:  # not at once, as a part of this drawing
+            st.rerun()
+
+    later()
 
 
 @contextmanager
@@ -335,15 +380,23 @@ def waiting() -> None:
     """Say how the first call gets here, and where it is waited for."""
     st.subheader("No calls yet")
     st.markdown("Install it where your app runs, put two lines into the app, and its first call shows up here:")
-    st.code("pip install tallystick", language="bash")
-    # On two lines: on one it does not fit a phone.
-    st.code("import tallystick\ntallystick.instrument()", language="python")
+    lines()
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(f":material/hourglass_top: Waiting for the first call at {words.code(collector().url)}")
     st.caption(
         "No key at hand? `tallystick demo` shows real SDK traffic against a provider on this machine. "
-        "Something missing? The app and this collector must name the same address."
+        "Made a call, and nothing came? The app and this collector must name the same address."
     )
+    pages.link("settings", "What the doctor finds", {}, ":material/stethoscope:")
+
+
+def lines() -> None:
+    """Show what brings an app's calls here, to be copied."""
+    st.code("pip install tallystick", language="bash")
+    # On two lines: on one it does not fit a phone.
+    st.code("import tallystick\ntallystick.instrument()", language="python")
+    st.markdown("Or without a change to the app:")
+    st.code(f"TALLYSTICK_COLLECTOR={collector().url} tallystick run app.py", language="bash")
 
 
 def footer(ledger: dict[str, Any], shown: View) -> None:
@@ -393,6 +446,7 @@ def table(
             for name, heading in columns.items()
         },
         hide_index=True,
+        width="content",
         height=35 * (min(len(rows), rows_max) + 1) + 3,
         key=key,
         on_select="rerun" if key else "ignore",

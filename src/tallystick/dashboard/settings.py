@@ -34,8 +34,9 @@ def show() -> None:
     parts.live(_body)
     try:
         ledger = parts.collector().ask("ledger")
-    except CollectorUnreachableError:
-        return  # what is drawn above says so already, and goes on by itself
+    except CollectorUnreachableError:  # what is drawn above says so already
+        parts.again()
+        return
     with parts.trouble():
         _slack()
         _export(shown)
@@ -134,14 +135,17 @@ def _senders(told: Mapping[str, Any], shown: View) -> None:
          "last call": words.clock(row["last_call_at"], shown.zone, shown.now)}
         for row in told["emitters"]
     ]  # fmt: skip
-    for rows, name, alt in (
-        (services, "service", "Services of the last week"),
-        (emitters, "emitter", "Who told of calls"),
-    ):
-        st.dataframe(
-            frames.table(rows, [name, "calls", "last call"], {"calls": frames.count}), hide_index=True,
-            height="content", alt=alt,
-        )  # fmt: skip
+    with st.container(horizontal=True):
+        for rows, name, alt in (
+            (services, "service", "Services of the last week"),
+            (emitters, "emitter", "Who told of calls"),
+        ):
+            st.dataframe(
+                frames.table(rows, [name, "calls", "last call"], {"calls": frames.count}), hide_index=True,
+                width="content", height="content", alt=alt,
+            )  # fmt: skip
+    with st.expander("Send from another app"):
+        parts.lines()
 
 
 def _kept(journal: Mapping[str, Any], kept: Mapping[str, Any]) -> None:
@@ -152,7 +156,7 @@ def _kept(journal: Mapping[str, Any], kept: Mapping[str, Any]) -> None:
         + (f" or up to {largest:g} GB, whichever is less" if largest else "")
         + "; the sums of their hours stay",
         f"after {words.plural(kept['archive_days'], 'day')} they move into the archive",
-        f"the journal holds {words.count(journal['bytes'] / 1e6)} MB in {words.plural(journal['segments'], 'segment')}",
+        f"the journal holds {words.size(journal['bytes'])} in {words.plural(journal['segments'], 'segment')}",
     ]
     st.markdown(f"{words.escape('. '.join(each[0].upper() + each[1:] for each in told), 400)}. "
                 "`tallystick backup FILE` copies all of it.")  # fmt: skip

@@ -96,8 +96,11 @@ def _over_time(rows: list[dict[str, Any]], shown: View) -> None:
         alt=f"Spend over time by {shown.by}; the same figures are in the table below",
     )
     unpriced = sum(bar.unpriced_units for bar in stack.bars)
-    if unpriced:
-        st.caption(f"▲ {words.plural(unpriced, 'response')} without a known price, not in the bars.")
+    told = [f"▲ {words.plural(unpriced, 'response')} without a known price, not in the bars."] if unpriced else []
+    if shown.at is None:
+        told.append("A click on a bar says what made it.")
+    if told:
+        st.caption(" ".join(told))
     _causes(stack, shown)
 
 
@@ -112,7 +115,6 @@ def _causes(stack: figures.Stack, shown: View) -> None:
     if shown.at is None:
         for at in figures.spikes(stack):
             _cause(datetime.fromisoformat(at), shown)
-        st.caption("A click on a bar says what made it.")
         return
     with st.container(border=True):
         dearest = _cause(shown.at, shown)

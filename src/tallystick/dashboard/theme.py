@@ -43,6 +43,25 @@ THEME: dict[str, str | float | bool | list[str]] = {
     "theme.dark.borderColor": "#323C47",
 }
 
+STYLE = """<style>
+[data-testid="stElementContainer"]:has(> [data-testid="stMetric"]) {{ flex: 1 1 0 !important; min-width: 9.5rem; }}
+@media (max-width: 640px) {{
+  [data-testid="stElementContainer"]:has(> [data-testid="stMetric"]) {{ max-width: calc(50% - 0.5rem); }}
+  [data-testid="stPageLink"] a, [data-testid="stPageLink"] a * {{ white-space: normal; overflow-wrap: anywhere; }}
+  [data-testid="stHeader"]::after {{
+    content: "{title}"; position: absolute; left: 50%; top: 50%; transform: translate(-50%, -50%); font-weight: 600;
+  }}
+}}
+</style>"""
+
+
+def style(title: str) -> str:
+    """Return what Streamlit's theme cannot say: tiles of one width and, on a phone, whole links and the page's name.
+
+    The bar that tells the page elsewhere is folded away there.
+    """
+    return STYLE.format(title=title)
+
 
 class Palette:
     """Binds a colour to each series name, for as long as the dashboard runs.

@@ -87,6 +87,15 @@ def plural(number: int, one: str, many: str | None = None) -> str:
     return f"{count(number)} {one if number == 1 else many or one + 's'}"
 
 
+def size(number: float) -> str:
+    """Return a number of bytes: ``640 B``, ``2.3 kB``, ``41 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 999.5 or unit == "GB":
+            break
+        number /= 1000
+    return f"{number:.1f} {unit}" if number < 10 and unit != "B" else f"{number:,.0f} {unit}"
+
+
 def percent(share: float | Decimal) -> str:
     """Return a share as whole percents; one decimal below ten; ``<0.1 %`` for what would look like none."""
     size = abs(Decimal(str(share)) * 100)

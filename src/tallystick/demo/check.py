@@ -112,7 +112,9 @@ def _compare_exact(verdict: Verdict, items: Mapping[str, Any], units: Mapping[st
     billed = sum((Decimal(item["usd"]) for item in items.values()), Decimal(0))
     totals = ledger.totals
     summed = Decimal(totals["spend_usd"] or 0) - Decimal(totals["estimated_usd"])
-    by_model = sum((Decimal(row["spend_usd"] or 0) - Decimal(row["estimated_usd"]) for row in ledger.groups), Decimal(0))
+    by_model = sum(
+        (Decimal(row["spend_usd"] or 0) - Decimal(row["estimated_usd"]) for row in ledger.groups), Decimal(0)
+    )
     if summed != billed:
         wrong.append(f"the ledger's total is ${summed}, the invoice's ${billed}")
     if by_model != billed:
