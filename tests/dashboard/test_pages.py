@@ -556,6 +556,19 @@ def test_what_the_collector_cannot_answer_is_left_out_and_the_rest_of_the_page_s
     assert "spans received" in shown(test)
 
 
+def test_a_ledger_that_is_an_hour_old_is_led_to_by_the_minute(open_page: Open, answers: Answers) -> None:
+    answers.calls = [call(1, datetime.now(UTC) - timedelta(minutes=5))]
+
+    assert "see it by minute" in links(open_page())
+    assert "see it by minute" not in links(open_page(range="1h"))
+    answers.calls.append(call(2, datetime.now(UTC) - timedelta(hours=5)))
+    assert "see it by minute" not in links(open_page())
+
+
+def links(test: AppTest) -> str:
+    return "\n".join(element.proto.label for element in test.get("page_link"))
+
+
 @pytest.mark.parametrize("page", ["", "settings", "advisor"])
 def test_a_collector_that_hangs_is_waited_for_once_a_page(
     page: str, open_page: Open, answers: Answers, monkeypatch: pytest.MonkeyPatch

@@ -44,6 +44,7 @@ def _body(shown: View) -> None:
         _changed(figures.what_changed(groups, groups_before, shown.by))
     with parts.section("Spend over time"):
         _over_time(_asked("series", shown, bucket=shown.bucket, timezone=shown.zone.key), shown)
+        _closer(now, shown)
     left, right = st.columns([2, 1], gap="medium")
     with left:
         if groups is not None:
@@ -102,6 +103,14 @@ def _over_time(rows: list[dict[str, Any]], shown: View) -> None:
     if told:
         st.caption(" ".join(told))
     _causes(stack, shown)
+
+
+def _closer(now: dict[str, Any], shown: View) -> None:
+    """Lead to the last hour when all that is shown came within it: it is one bar here."""
+    began_at = words.instant(now["first_call_at"])
+    if shown.range and shown.bucket != "minute" and began_at and began_at > shown.now - view.RANGES["1h"]:
+        query = {**shown.link(), "range": "1h"}
+        pages.link("spend", "All of this came within the last hour: see it by minute", query, ":material/zoom_in:")
 
 
 def _pick() -> None:

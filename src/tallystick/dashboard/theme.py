@@ -45,9 +45,10 @@ THEME: dict[str, str | float | bool | list[str]] = {
 
 STYLE = """<style>
 [data-testid="stElementContainer"]:has(> [data-testid="stMetric"]) {{ flex: 1 1 0 !important; min-width: 9.5rem; }}
+[data-testid="stPageLink"] a, [data-testid="stPageLink"] a * {{ white-space: normal; overflow-wrap: anywhere; }}
 @media (max-width: 640px) {{
   [data-testid="stElementContainer"]:has(> [data-testid="stMetric"]) {{ max-width: calc(50% - 0.5rem); }}
-  [data-testid="stPageLink"] a, [data-testid="stPageLink"] a * {{ white-space: normal; overflow-wrap: anywhere; }}
+  [data-testid="stMetricDelta"] * {{ white-space: normal; }}
   [data-testid="stHeader"]::after {{
     content: "{title}"; position: absolute; left: 50%; top: 50%; transform: translate(-50%, -50%); font-weight: 600;
   }}
@@ -56,7 +57,7 @@ STYLE = """<style>
 
 
 def style(title: str) -> str:
-    """Return what Streamlit's theme cannot say: tiles of one width and, on a phone, whole links and the page's name.
+    """Return what Streamlit's theme cannot say: tiles of one width, whole links and, on a phone, the page's name.
 
     The bar that tells the page elsewhere is folded away there.
     """
