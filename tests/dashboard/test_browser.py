@@ -71,7 +71,8 @@ def test_from_the_spend_tile_over_the_dearest_call_to_its_receipt(page: Page, an
         tile.wait_for()
         assert tile.inner_text() == "$0.020"  # 3 x 1,200 tokens in at $3, 600 out at $15 for a million
 
-        page.get_by_test_id("stPageLink").first.click()
+        assert page.title() == "Spend · Tallystick"
+        page.get_by_test_id("stPageLink").filter(has_text="$").first.click()
 
         page.get_by_text("Total $0.0081").wait_for()
         assert "call=0000000000000003" in page.url

@@ -15,8 +15,9 @@ ICON = (
     "</svg>"
 )
 
+st.set_page_config(page_icon=ICON, layout="wide")
 shown = st.navigation([page(name) for name in NAMES], position="top")
-st.set_page_config(page_title=f"{shown.title} · Tallystick", page_icon=ICON, layout="wide")
+st.set_page_config(page_title=f"{shown.title} · Tallystick")
 st.html(style(shown.title))
 parts.begin()
 parts.carry(shown.url_path)
