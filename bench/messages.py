@@ -1,6 +1,6 @@
 """Draws each kind of Slack message as Slack shows it, for somebody to look at.
 
-python bench/messages.py [FOLDER]        writes messages.html and messages.png (default: artifacts)
+python bench/messages.py [FOLDER]        writes messages.html, messages.png and phone.png (default: artifacts)
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ CONTEXT = Context(
 )  # fmt: skip
 FAILING = Context(
     at=NOW, dashboard_url="http://127.0.0.1:8501",
-    behind=(("Behind it", "41 calls, $0.83"), ("Pace", "246 calls and $4.99 per hour")),
+    behind=(("It is about", "41 calls, $0.83"), ("Pace", "246 calls and $4.99 per hour")),
     contributors=tuple(
         Contributor(dimension="feature", value=name, spend_usd=Decimal(spent), calls=calls)
         for name, spent, calls in (("chat", "0.83", 1), ("search", "0", 31), ("digest", "0", 9))
@@ -76,6 +76,7 @@ h6 { color: #888; margin: 0 0 4px; font-size: 11px } h3 { font-size: 18px; margi
 code { color: #c01343; background: #f6f6f6; border: 1px solid #ddd; border-radius: 3px; padding: 0 3px }
 button { border: 1px solid #bbb; border-radius: 4px; background: #fff; padding: 5px 12px; margin-right: 8px }
 a { color: #1264a3 }
+@media (max-width: 600px) { body { grid-template-columns: 1fr; margin: 8px } .fields { grid-template-columns: 1fr } }
 """
 
 
@@ -86,7 +87,8 @@ def messages() -> dict[str, Message]:
     def alert(spent: str, threshold: str, **more: Any) -> Alert:
         return Alert(budget=CHAT, window=day, spent=Decimal(spent), threshold=Decimal(threshold), **more)
 
-    user = Alert(budget=TOKENS, window=window_at(TOKENS, NOW), spent=Decimal(161_000), threshold=Decimal("0.8"))
+    last_day, group = window_at(TOKENS, NOW), ("u-4711",)
+    user = Alert(budget=TOKENS, window=last_day, spent=Decimal(161_000), threshold=Decimal("0.8"), group=group)
     warning = slack_message(alert("8.12", "0.8"), CONTEXT)
     notices = {
         "auth": watch.failing_key("openai", 7, "shop", NOW),
@@ -155,8 +157,10 @@ def main() -> None:
         shot = browser.new_page(viewport={"width": 1400, "height": 900})
         shot.goto((folder / "messages.html").absolute().as_uri())
         shot.screenshot(path=folder / "messages.png", full_page=True)
+        shot.set_viewport_size({"width": 390, "height": 844})
+        shot.screenshot(path=folder / "phone.png", full_page=True)
         browser.close()
-    print(f"{len(found)} messages in {folder}/messages.html and .png")
+    print(f"{len(found)} messages in {folder}/messages.html and .png, and as on a phone in phone.png")
 
 
 if __name__ == "__main__":

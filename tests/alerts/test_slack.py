@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakes.slack import complaint, running_slack
-from tallystick.alerts import Alert, Context, Contributor, DearestCall, Message, late, repeated, slack_message
+from tallystick.alerts import Alert, Context, Contributor, DearestCall, Message, Refused, late, repeated, slack_message
 from tallystick.alerts.deliver import Slack
 from tallystick.model.budgets import Budget
+from tallystick.model.money import show_amount
 from tallystick.model.windows import window_at
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -106,8 +107,8 @@ def test_the_figures_are_spent_left_pace_and_reset() -> None:
 
     assert field(message, "Spent") == "$8.12 of $10.00 (81 %)"
     assert field(message, "Left") == "$1.88"
-    assert field(message, "Pace") == "$0.940 per hour; would pass 100 % at 15:00 CET"
-    assert field(message, "Resets in") == "11 h 0 min (Sat 21 Nov 00:00 CET)"
+    assert field(message, "Pace") == "$0.94 per hour; would pass 100 % at 15:00 CET"
+    assert field(message, "Resets in") == "11 h (Sat 21 Nov 00:00 CET)"
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ def test_the_figures_are_spent_left_pace_and_reset() -> None:
     [
         pytest.param("8", None, "not known yet", id="unknown"),
         pytest.param("8", "0", "$0 per hour; at that pace it stays within the limit", id="nothing"),
-        pytest.param("8", "0.18", "$0.180 per hour; at that pace it stays within the limit", id="slow"),
+        pytest.param("8", "0.18", "$0.18 per hour; at that pace it stays within the limit", id="slow"),
         pytest.param("8", "1e-12", "$0.000000000001 per hour; at that pace it stays within the limit", id="minute"),
         pytest.param("8", "1e9", "$1,000,000,000 per hour; would pass 100 % at 13:00 CET", id="at-once"),
         pytest.param("10", "4", "$4.00 per hour", id="already-passed"),
@@ -139,7 +140,7 @@ def test_what_is_over_the_limit_is_not_shown_as_a_negative_rest() -> None:
     [
         (timedelta(seconds=59), "less than a minute"),
         (timedelta(minutes=59, seconds=59), "59 min"),
-        (timedelta(hours=1), "1 h 0 min"),
+        (timedelta(hours=1), "1 h"),
         (timedelta(hours=23, minutes=59), "23 h 59 min"),
         (timedelta(days=2, hours=3, minutes=59), "2 d 3 h"),
     ],
@@ -354,3 +355,30 @@ def test_text_that_slack_would_read_as_a_link_is_left_as_text() -> None:
     for block in slack_message(alert(), CONTEXT).blocks:
         for text in [block.get("text"), *block.get("fields", []), *block.get("elements", [])]:
             assert text is None or text["type"] == "plain_text" or text["verbatim"] is True
+
+
+def test_amounts_have_the_digits_of_the_limit_that_they_stand_beside() -> None:
+    assert field(slack_message(alert("9.2"), CONTEXT), "Left") == "$0.80"
+    assert field(slack_message(alert("10.02"), CONTEXT), "Over by") == "$0.02"
+
+
+def test_the_sum_of_a_refusal_can_be_checked_to_the_last_digit_that_is_shown() -> None:
+    refused = Refused(calls=1, spent=Decimal("9.204"), reserved=Decimal("0.504"), needed=Decimal("0.414"))
+
+    told = str(slack_message(replace(alert("9.2", threshold="1"), refused=refused), CONTEXT).blocks[1])
+
+    assert "refused 1 call that had" in told
+    assert "$9.204 spent + $0.504 reserved + $0.414 at most = $10.122 of $10.00." in told
+
+
+def test_a_group_is_named_before_anything_else() -> None:
+    budget = replace(CHAT, name="each user", scope={"service": "shop", "user": ""})
+
+    message = slack_message(replace(alert(budget=budget), group=("",)), CONTEXT)
+
+    assert message.blocks[0]["text"]["text"] == "⚠️ each user (no user): 81 % of $10.00 spent today"
+
+
+def test_one_token_an_hour_is_no_tokens() -> None:
+    assert show_amount(Decimal("1.2"), "tokens") == "1 token"
+    assert show_amount(Decimal("1.6"), "calls") == "2 calls"

@@ -227,7 +227,7 @@ def test_each_notice_tells_the_amount_the_pace_whose_calls_they_are_and_the_dear
         told = json.dumps(message, ensure_ascii=False)
 
     assert "% of the calls to anthropic fail" in told
-    assert re.search(r"Behind it\*\\n\d\d calls, \$1.50", told)
+    assert re.search(r"It is about\*\\n\d\d calls, \$1.50", told)
     assert re.search(r"Pace\*\\n\d+ calls and \$9.00 per hour", told)
     assert "1. feature `f9`: $1.50 (1 call)" in told
     assert len(re.findall(r"\\n\d\. feature", told)) == 3

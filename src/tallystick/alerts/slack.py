@@ -31,6 +31,7 @@ DIGEST_LINES_MAX = 15
 SHOWN_MAX = 3
 """How many contributors, and parts of a scope, are named."""
 
+CENT = Decimal("0.01")
 MINUTE = timedelta(minutes=1)
 LATE = timedelta(minutes=5)
 REPEATED = "(repeated: the first answer was lost)"
@@ -257,15 +258,16 @@ class _Told:
             sum_ = refused.spent + refused.reserved + refused.needed
             return (
                 f"*{level}:* budget {_code(self.alert.budget.name)} refused {calls} that had no room. The last one: "
-                f"{self._shown(refused.spent)} spent + {self._shown(refused.reserved)} reserved + "
-                f"{self._shown(refused.needed)} at most = {self._shown(sum_)} of {self._shown(self.alert.limit)}. "
+                f"{self._summed(refused.spent)} spent + {self._summed(refused.reserved)} reserved + "
+                f"{self._summed(refused.needed)} at most = {self._summed(sum_)} of {self._summed(self.alert.limit)}. "
                 f"{self._scope()}"
             )
         return f"*{level}:* budget {_code(self.alert.budget.name)} passed {threshold} of its limit. {self._scope()}"
 
     def spent(self) -> str:
         alert = self.alert
-        return f"{self._shown(alert.spent)} of {self._shown(alert.limit)} ({_percent(alert.share)} %)"
+        spent = self._shown(alert.spent) if alert.budget.unit == "usd" else f"{alert.spent:,.0f}"
+        return f"{spent} of {self._shown(alert.limit)} ({_percent(alert.share)} %)"
 
     def figures(self) -> list[tuple[str, str]]:
         alert, left = self.alert, self.alert.limit - self.alert.spent
@@ -368,7 +370,18 @@ class _Told:
         return f"{_filter(one.dimension, one.value)}: {show_usd(one.spend_usd)}{share}"
 
     def _shown(self, amount: Decimal) -> str:
-        return show_amount(amount, self.alert.budget.unit)
+        """Return an amount in the digits of the limit that it stands beside: $0.80 of $10.00, not $0.800."""
+        budget = self.alert.budget
+        if budget.unit == "usd" and self.alert.limit >= 1 and CENT <= abs(amount) < 1:
+            return f"{'-' if amount < 0 else ''}${abs(amount):.2f}"
+        return show_amount(amount, budget.unit)
+
+    def _summed(self, amount: Decimal) -> str:
+        """Return a part of a sum that somebody may check: in USD to the hundredth of a cent, if that says anything."""
+        if self.alert.budget.unit != "usd" or self.alert.limit < 1:
+            return show_amount(amount, self.alert.budget.unit)
+        whole, _, digits = f"{amount:,.4f}".partition(".")
+        return f"${whole}.{digits.rstrip('0').ljust(2, '0')}"
 
     def _pace(self, left: Decimal) -> str:
         pace = self.context.pace_per_hour
@@ -413,9 +426,9 @@ def _duration(left: timedelta) -> str:
     minutes = left // MINUTE
     days, hours = minutes // 1440, minutes // 60 % 24
     if days:
-        return f"{days} d {hours} h"
+        return f"{days} d {hours} h" if hours else f"{days} d"
     if hours:
-        return f"{hours} h {minutes % 60} min"
+        return f"{hours} h {minutes % 60} min" if minutes % 60 else f"{hours} h"
     return f"{minutes} min" if minutes else "less than a minute"
 
 

@@ -109,7 +109,7 @@ def unpriced_model(provider: str, model: str, answers: int) -> Notice:
         period="",
         title=f"{model} of {provider} has no known price",
         figures=(("Answers without a price", f"{answers:,}"),),
-        todo="They are in no sum and move no budget. Run `tallystick prices update`, or add a [[price]], then reprice.",
+        todo="They are in no sum and move no budget. Run “tallystick prices update”, or add a [[price]], then reprice.",
         filters={"provider": provider, "model": model},
     )
 
@@ -125,7 +125,7 @@ def old_prices(version: str, age_days: int | None, now: datetime) -> Notice | No
         period=f"{year}-W{week:02}",
         title=f"The prices are {age_days} days old",
         figures=(("Version", version),),
-        todo="Run `tallystick prices update`; costs may be of yesterday's list.",
+        todo="Run “tallystick prices update”; costs may be of yesterday's list.",
     )
 
 
@@ -145,7 +145,7 @@ def silent_service(
             ("Last call", f"{last_call_at.astimezone(UTC):%a %d %b %H:%M} UTC"),
             ("Longest pause of the week before", _length(longest_pause)),
         ),
-        todo="Is it running, and does it reach the collector? `tallystick doctor` there says.",
+        todo="Is it running, and does it reach the collector? “tallystick doctor” there says.",
         filters={"service": service},
     )
 
@@ -158,10 +158,14 @@ def dropped_records(reason: str, before: int, count: int, now: datetime) -> Noti
         kind="dropped",
         subject=reason,
         period=_hour(now),
-        title=f"{count - before:,} records were dropped: {reason}",
+        title=f"{_records(count - before)} dropped: {reason.replace('_', ' ')}",
         figures=(("In all", f"{count:,}"),),
         todo="What is dropped is in no figure. The Settings page shows the ledger's equation.",
     )
+
+
+def _records(count: int) -> str:
+    return "1 record was" if count == 1 else f"{count:,} records were"
 
 
 def odd_hour(hour: datetime, spent: Decimal, earlier: Sequence[Decimal]) -> Notice | None:

@@ -50,7 +50,7 @@ from tallystick.collector.settings import AlertSettings, Settings
 from tallystick.collector.watching import Watching
 from tallystick.errors import DeliveryDelayedError, DeliveryRefusedError, SettingsError, StoreError, TallystickError
 from tallystick.model.budgets import Budget, is_dimension
-from tallystick.model.money import show_usd
+from tallystick.model.money import show_amount, show_usd
 from tallystick.model.segment import Kind
 from tallystick.model.windows import Window, window_at
 
@@ -411,8 +411,8 @@ class Alerting:
             at=now,
             dashboard_url=self.dashboard_url,
             behind=(
-                ("Behind it", f"{calls:,} calls, {show_usd(spent)}"),
-                ("Pace", f"{calls / hours:,.0f} calls and {show_usd(spent / hours)} per hour"),
+                ("It is about", f"{show_amount(calls, 'calls')}, {show_usd(spent)}"),
+                ("Pace", f"{show_amount(calls / hours, 'calls')} and {show_usd(spent / hours)} per hour"),
             ),
             contributors=self._contributors(about, where, values, by_calls=True),
             dearest_call=self._dearest_call(where, values),

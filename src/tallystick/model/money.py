@@ -8,8 +8,11 @@ UNPRICED = "unpriced"
 
 
 def show_amount(amount: Decimal, unit: str) -> str:
-    """Return ``amount`` of a budget as a person wants to read it: ``$12.30``, ``8,000 tokens``, ``12 calls``."""
-    return show_usd(amount) if unit == "usd" else f"{amount:,.0f} {unit}"
+    """Return ``amount`` of a budget as a person wants to read it: ``$12.30``, ``8,000 tokens``, ``1 call``."""
+    if unit == "usd":
+        return show_usd(amount)
+    count = f"{amount:,.0f}"
+    return f"{count} {unit.removesuffix('s') if count in {'1', '-1'} else unit}"
 
 
 def show_usd(amount: Decimal | None) -> str:
