@@ -70,7 +70,7 @@ AROUND = {
     "Hooks._begin", "Hooks._asking", "Call.enter", "Call.leave", "Sends._call_of", "_attempts._begun",
     "Sockets._heard", "Sockets._failed", "Gate.is_open",
     "_hooks._hiding", "_include_usage._is_usage",
-    "guard.__init__", "guard.__enter__", "guard.__exit__", "_guard.guard",
+    "guard.__init__", "guard.__enter__", "guard.__exit__", "_guard.guard", "_guard.guarded",
     "_install.flush", "_install.instrument", "_install.uninstrument",
 }  # fmt: skip
 

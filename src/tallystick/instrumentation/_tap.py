@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 from tallystick.instrumentation._attempts import outcome_of_transport
-from tallystick.instrumentation._guard import guard
+from tallystick.instrumentation._guard import guard, guarded
 from tallystick.instrumentation._wire import StreamReader
 from tallystick.model.failures import Outcome
 
@@ -46,12 +46,15 @@ class Recorder:
         """Take bytes as they came over the wire."""
         if self._over:
             return
-        self._measure()
+        if self.asked_s is not None and (gap_s := time.perf_counter() - self.asked_s) > self.longest_gap_s:
+            self.longest_gap_s = gap_s
         reader = self.reader
         if self._decode is not None:
             chunk = self._decode(chunk)
         if self._is_readable:
             reader.feed(chunk)
+            if reader.passing:  # as most chunks do: nothing can have come of it
+                return
         else:
             reader.first_content = reader.answer.is_unreadable = True
         if reader.first_content and self._on_content is not None:
@@ -197,11 +200,10 @@ def _sync_tap(library: str) -> type:
 
         def __iter__(self) -> Iterator[bytes]:
             recorder = self._recorder
-            reading = guard("the reading of a stream")
+            hear = guarded("the reading of a stream", recorder.feed)
             try:
                 for chunk in self._stream:
-                    with reading:
-                        recorder.feed(chunk)
+                    hear(chunk)
                     yield chunk
                     recorder.asked_s = time.perf_counter()
             except BaseException as error:
@@ -236,11 +238,10 @@ def _async_tap(library: str) -> type:
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
             recorder = self._recorder
-            reading = guard("the reading of a stream")
+            hear = guarded("the reading of a stream", recorder.feed)
             try:
                 async for chunk in self._stream:
-                    with reading:
-                        recorder.feed(chunk)
+                    hear(chunk)
                     yield chunk
                     recorder.asked_s = time.perf_counter()
             except BaseException as error:

@@ -204,7 +204,8 @@ class StreamReader(ABC):
         self._event = b""
         self._edge = b""
         self._is_midway = False
-        self._passing: list[bytes] = []
+        self.passing: list[bytes] = []
+        """The chunks that have passed unread since the last that was read."""
         self._passing_bytes = 0
         self._kept: list[bytes] = []
         self._kept_bytes = 0
@@ -223,12 +224,12 @@ class StreamReader(ABC):
     def feed(self, chunk: bytes) -> None:
         """Take decoded bytes, cut anywhere."""
         near = self._edge + chunk
-        self._edge = near[-EDGE_BYTES:]
+        self._edge = b"" if chunk.endswith(b"\n") else near[-EDGE_BYTES:]  # no word goes over a line's end
         if not self.first_content or self._is_midway or self.tells(near):
             self.settle()
             self._read(chunk)
             return
-        self._passing.append(chunk)
+        self.passing.append(chunk)
         self._passing_bytes += len(chunk)
         if self._passing_bytes > PASSING_BYTES_MAX:
             self.settle()
@@ -239,10 +240,10 @@ class StreamReader(ABC):
 
     def settle(self) -> None:
         """Take account of what has passed unread."""
-        if not self._passing:
+        if not self.passing:
             return
-        passed = b"".join([self._tail, *self._passing])
-        self._passing.clear()
+        passed = b"".join([self._tail, *self.passing])
+        self.passing.clear()
         self._passing_bytes = 0
         cut = passed.rfind(b"\n") + 1
         passed, self._tail = passed[:cut], passed[cut:]
