@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -64,8 +63,7 @@ class Line(NamedTuple):
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
+class Receipt(NamedTuple):
     """What one billable response costs, and why.
 
     ``cost_usd`` is the exact sum of the lines, in USD, unrounded; None when ``status`` is unknown, and then ``reason``
@@ -84,7 +82,7 @@ class Receipt:
     """The counts in our one convention; None when the usage was absent or refused."""
     reason: str | None = None
     price_version: str = ""
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> Mapping[str, Any]:
         """Return the receipt for JSON; decimals are strings."""

@@ -255,7 +255,7 @@ def _priced(
         lines=tuple(lines),
         usage=reading.usage,
         price_version=book.version,
-        notes=(*dict.fromkeys(notes), *dict.fromkeys(doubts)),
+        notes=(*dict.fromkeys(notes), *dict.fromkeys(doubts)) if notes or doubts else (),
     )
 
 
@@ -361,26 +361,28 @@ def _is_case(multiplier: Multiplier, case: Case) -> bool:
 
 
 def _line(book: Book, plan: Plan, part: Part, item: str, count: int | Decimal) -> Line:
-    term = term_of(book, plan, item)
+    term = plan.terms.get(item) or term_of(book, plan, item)
     model = plan.found.model
     quantity = Decimal(count)
     if model.minimum and term.unit == "second" and quantity:
         quantity = max(quantity, Decimal(model.minimum))
-    unit_price = term.spec.at(part.prompt_tokens)
+    spec = term.spec
+    unit_price = spec.at(part.prompt_tokens) if spec.steps else spec.base
     cost = EXACT.multiply(quantity, unit_price)
     if term.multiplier is not ONE:
         cost = EXACT.multiply(cost, term.multiplier)
+    # By position, in half the time: every call has several.
     return Line(
-        item=part.label + item,
-        quantity=quantity,
-        unit=term.unit,
-        unit_price_usd=unit_price,
-        per=term.per_count,
-        multiplier=term.multiplier,
-        cost_usd=EXACT.divide(cost, term.per),
-        model=model.id,
-        source=term.source,
-        valid_from=term.spec.valid_from,
+        part.label + item,
+        quantity,
+        term.unit,
+        unit_price,
+        term.per_count,
+        term.multiplier,
+        EXACT.divide(cost, term.per),
+        model.id,
+        term.source,
+        spec.valid_from,
     )
 
 

@@ -64,7 +64,7 @@ def needed(wire: Wire, *names: str) -> int:
     for name in names:
         value = wire.get(name)
         if value is not None:
-            return _whole(value, name)
+            return value if type(value) is int and value >= 0 else _whole(value, name)
     raise Refused(f"the usage has no {names[0]}")
 
 
@@ -90,7 +90,7 @@ def inner(wire: Wire, *names: str) -> Wire:
     for name in names:
         value = wire.get(name)
         if value is not None:
-            if not isinstance(value, Mapping):
+            if type(value) is not dict and not isinstance(value, Mapping):
                 raise Refused(f"{name} = {short(value)} is not an object")
             return value
     return {}
@@ -282,9 +282,10 @@ def _check_total(total: int, prompt: int, answer: int) -> None:
 
 
 def _answer(wire: Wire, params: Wire, prompt: int, total: int) -> int:
-    for name in _ANSWER:
-        if wire.get(name) is not None:
-            return _whole(wire[name], name)
+    if answer := whole(wire, *_ANSWER):
+        return answer
+    if any(wire.get(name) is not None for name in _ANSWER):
+        return 0
     # Embeddings and moderation write nothing; others that leave the count out still say the total.
     if params.get("api") in {"embeddings", "moderations", "rerank"}:
         return 0
@@ -337,6 +338,8 @@ def _input_pairs(wire: Wire, details: Wire, prompt: int) -> list[tuple[str, int]
 def _written(details: Wire) -> tuple[int, int]:
     """Return the tokens written to the cache, and those of them that are kept for 12 hours."""
     split = inner(details, "cache_write_tokens_details")
+    if not split:
+        return whole(details, "cache_write_tokens"), 0
     short, long = whole(split, "ttl_30m_tokens"), whole(split, "ttl_12h_tokens")
     written = whole(details, "cache_write_tokens") if _has(details, "cache_write_tokens") else short + long
     _within(short + long, written, "cache_write_tokens_details", "cache_write_tokens")
