@@ -134,7 +134,7 @@ class Hooks:
     def _asking(self, call: Call, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         with guard("the request for a stream's usage"):
             # What is asked for can only be hidden again by whoever knows which call the answer is of.
-            if current_call() is call and wants_usage(_options(args, kwargs), call.route, call.place):
+            if wants_usage(_options(args, kwargs), call.route, call.place) and current_call() is call:
                 arguments = asking(args, kwargs)
                 call.asked_for_usage = True
                 return arguments

@@ -12,6 +12,7 @@ import random
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
 from typing import Any
 from urllib.parse import unquote
 
@@ -29,13 +30,17 @@ from tallystick.model.attributes import ENVIRONMENT, SCOPE, SERVICE
 CALL_KEY = otel_context.create_key("tallystick.call")
 RESOURCE_ATTRIBUTES = "OTEL_RESOURCE_ATTRIBUTES"
 
+_NO_PROVIDERS = (trace.ProxyTracerProvider, trace.NoOpTracerProvider)
 _ids = random.SystemRandom()  # a forked worker must not repeat its parent's
+_ID_MAX = (1 << 64) - 1
+_STRIDE = 0x9E37_79B9_7F4A_7C15
+"""From one id to the next below a call, which asks the system for none: odd, so that none comes again."""
 
 
 class CallSpan:
     """The span of a call: an entry of the ledger, and its twin in the app's traces or None."""
 
-    __slots__ = ("_attributes", "_name", "_parent_id", "_start_ns", "_tracing", "ids", "twin")
+    __slots__ = ("_attributes", "_below", "_name", "_parent_id", "_start_ns", "_tracing", "ids", "twin")
 
     def __init__(self, tracing: Tracing, name: str, attributes: dict[str, Any], start_ns: int) -> None:
         self._tracing = tracing
@@ -45,14 +50,16 @@ class CallSpan:
         trace_id, self._parent_id = _parent()
         self.twin = _start_twin(name, attributes, start_ns)
         if self.twin is None:
-            self.ids = Ids(trace_id or _ids.getrandbits(128), _ids.getrandbits(64))
+            drawn = _ids.getrandbits(192)
+            self.ids = Ids(trace_id or drawn >> 64, drawn & _ID_MAX)
         else:
             twin = self.twin.get_span_context()
             self.ids = Ids(twin.trace_id, twin.span_id)
+        self._below = count(self.ids.span_id + _STRIDE, _STRIDE)
 
     def child(self, name: str, start_ns: int, end_ns: int, attributes: Mapping[str, Any], *, failed: bool) -> bytes:
         """Return an encoded span below this one."""
-        ids = Ids(self.ids.trace_id, _ids.getrandbits(64))
+        ids = Ids(self.ids.trace_id, next(self._below) & _ID_MAX)
         return encode_span(name, ids, self.ids.span_id, start_ns, end_ns, attributes, failed=failed)
 
     def so_far(self, attributes: dict[str, Any], end_ns: int) -> bytes:
@@ -84,7 +91,7 @@ def _parent() -> Ids:
 
 def _start_twin(name: str, attributes: Mapping[str, Any], start_ns: int) -> Span | None:
     provider = trace.get_tracer_provider()
-    if isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider):
+    if isinstance(provider, _NO_PROVIDERS):
         return None
     tracer = provider.get_tracer(SCOPE, __version__)
     twin = tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes, start_time=start_ns)
