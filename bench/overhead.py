@@ -5,7 +5,9 @@
 The provider is an in-process mock transport, so that only client code is measured. Variants run interleaved, round by
 round; the figure is the 10th percentile of the calls (the machine may be shared) and the median. ``floor`` is the bare
 SDK inside one OpenTelemetry span with 20 attributes; ``httpx`` is the bare SDK with
-opentelemetry-instrumentation-httpx alone.
+opentelemetry-instrumentation-httpx alone.  ``call`` is ours with the app's ``httpx2.Client.send`` as it was, so that no
+attempt is seen: the span of the call, its price and its place in the spool.  What ``tallystick`` takes beyond it is the
+span of the attempt.  A stream's figure per chunk has what its call costs in it.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import anthropic
@@ -27,6 +30,8 @@ from opentelemetry.sdk.trace import TracerProvider
 import tallystick
 
 CHUNKS = 200
+CALL_US = 100
+"""What a plain call may cost, its attempt apart; that may cost what ``httpx`` does."""
 CHAT = {
     "id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "gpt-4o-2024-08-06",
     "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "word " * 100}}],
@@ -127,6 +132,20 @@ def tenth(taken: list[float]) -> float:
     return statistics.quantiles(taken, n=10)[0]
 
 
+@contextmanager
+def recording(spool: str, *, attempts: bool) -> Iterator[None]:
+    """Be instrumented; without ``attempts`` the HTTP client sends as it did before."""
+    tallystick.instrument(spool=spool, collector="http://127.0.0.1:9", service="bench")
+    patched: Any = vars(httpx2.Client)["send"]
+    try:
+        if not attempts:
+            httpx2.Client.send = patched.__wrapped__
+        yield
+    finally:
+        httpx2.Client.send = patched
+        tallystick.uninstrument()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
@@ -149,19 +168,19 @@ def main() -> None:
         "bare": calls(*bare[:2]),
         "floor": {name: in_span(call) for name, call in calls(*bare[:2]).items()},
         "httpx": calls(*traced[:2]),
+        "call": calls(*ours[:2]),
         "tallystick": calls(*ours[:2]),
     }
     figures: dict[tuple[str, str], list[float]] = {}
     with tempfile.TemporaryDirectory() as spool:
         for _ in range(rounds):
             for variant, named in variants.items():
-                if variant == "tallystick":
-                    tallystick.instrument(spool=spool, collector="http://127.0.0.1:9", service="bench")
-                for name, call in named.items():
-                    call()
-                    n = 10 if "stream" in name else 100
-                    figures.setdefault((variant, name), []).extend(cpu_us(call) for _ in range(n))
-                tallystick.uninstrument()
+                recorded = variant in {"call", "tallystick"}
+                with recording(spool, attempts=variant == "tallystick") if recorded else nullcontext():
+                    for name, call in named.items():
+                        call()
+                        n = 10 if "stream" in name else 100
+                        figures.setdefault((variant, name), []).extend(cpu_us(call) for _ in range(n))
     print(f"CPU us per call, 10th percentile of {rounds} rounds (median); +us over bare; ratio to floor")
     for name in variants["bare"]:
         floor, nothing = tenth(figures["floor", name]), tenth(figures["bare", name])
@@ -171,6 +190,12 @@ def main() -> None:
             per_chunk = f"  {(best - nothing) / CHUNKS:+.2f} us/chunk" if "stream" in name else ""
             added = f"{best - nothing:+8.1f} us  {best / floor:5.2f} of floor{per_chunk}"
             print(f"{name:18} {variant:11} {best:9.1f} ({median:9.1f}) {added}")
+        if "stream" not in name:
+            call, http, all_of_it = (tenth(figures[of, name]) - nothing for of in ("call", "httpx", "tallystick"))
+            print(
+                f"{name:18} the call {call:.1f} us (aim {CALL_US}), its attempt {all_of_it - call:.1f} "
+                f"(aim {http:.1f}, what httpx takes); both {all_of_it:.1f} of {CALL_US + http:.1f}"
+            )
 
 
 if __name__ == "__main__":
