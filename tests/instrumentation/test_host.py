@@ -433,7 +433,9 @@ async def answered_slowly(request: Any) -> Any:
     return httpx.Response(200, headers=headers, stream=Slowly(*events, b"data: [DONE]\n\n"))
 
 
-TASKS = 400
+TASKS = 1000
+STEPS = 13
+"""How often a task may wait before it is cancelled; the longest stream waits a little longer."""
 
 
 @pytest.fixture
@@ -470,7 +472,7 @@ async def test_many_tasks_some_cancelled_at_each_await_keep_their_calls_apart(
         tallystick.instrument(collector=receiver.url, spool=tmp_path / "spool")
         try:
             tasks = [asyncio.create_task(task(n), name=str(n)) for n in range(1, TASKS + 1)]
-            ends = [asyncio.create_task(cancel(running, n % 47)) for n, running in enumerate(tasks) if n % 3 == 0]
+            ends = [asyncio.create_task(cancel(running, n % STEPS)) for n, running in enumerate(tasks) if n % 3 == 0]
             found = await asyncio.gather(*tasks, return_exceptions=True)
             await asyncio.gather(*ends)
             assert await asyncio.to_thread(tallystick.flush, 20)
@@ -497,7 +499,9 @@ async def test_many_tasks_some_cancelled_at_each_await_keep_their_calls_apart(
             *(u["id"] for u in units if outcome == "cancelled"),
         }
     outcomes = Counter(told(span, "tallystick.outcome") for span in calls)
-    assert outcomes["cancelled"] > 10, outcomes
+    assert outcomes["cancelled"] >= 150, outcomes
+    unfinished = {int.from_bytes(span.parent_span_id) for span in calls if told(span, "tallystick.outcome") != "ok"}
+    assert {(n - 1) % STEPS for n in unfinished} == set(range(STEPS)), "cut at each of its awaits"
     assert set(outcomes) <= {"ok", "cancelled", "abandoned"}
 
 
