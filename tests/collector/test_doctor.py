@@ -19,9 +19,11 @@ from tallystick.collector.doctor import DISK_BYTES_MIN, SPOOL_BYTES_MAX, Facts, 
 LEDGER: dict[str, Any] = {
     "received_spans": 10, "stored_spans": 9, "duplicate_spans": 1, "rejected_spans": {}, "unaccounted_spans": 0,
     "dropped_records": 0, "dropped": {"by an app": 0}, "duplicate_units": 0,
+    "apps": [{"service": "shop", "finished_calls": 4, "spooled_calls": 4, "dropped_calls": 0, "unaccounted_calls": 0}],
     "journal": {"segments": 1, "bytes": 1000, "applied_bytes": 1000, "behind_bytes": 0, "damaged_bytes": 0},
     "prices": {"version": "2026-11-20", "age_days": 1, "fault": None},
 }  # fmt: skip
+SAMPLED = {"service": "shop", "finished_calls": 9, "spooled_calls": 6, "dropped_calls": 1, "unaccounted_calls": 2}
 WELL = Facts(
     address="127.0.0.1:4318", version="1.0", fault=None, data="/data", disk_free_bytes=DISK_BYTES_MIN, spool="/spool",
     spool_segments=2, spool_bytes=2048, ledger=LEDGER, services=[{"service": "shop", "ahead_s": -0.4}],
@@ -57,6 +59,12 @@ def test_when_all_is_well_there_is_nothing_to_do() -> None:
         ({"ledger.rejected_spans": {"in the future": 3}}, "clock", "fail", "begin in the future"),
         ({"ledger.unaccounted_spans": 1}, "ledger", "fail", "1 unaccounted"),
         ({"ledger.dropped_records": 7, "ledger.dropped": {"by an app": 7}}, "dropped", "fail", "by an app 7"),
+        (
+            {"ledger.apps": [SAMPLED]},
+            "apps",
+            "warn",
+            "shop says that 9 of its calls have finished; 6 are here and 1 were dropped",
+        ),
         ({"ledger.journal.behind_bytes": 10**9}, "applied", "warn", "not counted yet"),
         ({"ledger.journal.damaged_bytes": 12}, "journal", "warn", "12 bytes"),
         ({"ledger.prices.age_days": 15}, "prices", "warn", "15 days old"),

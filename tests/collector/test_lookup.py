@@ -36,7 +36,9 @@ def collector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             attempts=[{"http.response.status_code": 429}, {"http.response.status_code": 200}], shop__basket=5,
         )  # fmt: skip
         bad = otlp_span("00" * 8, TRACE, None, "x", NOW_NS, 1, {})
-        lost = otlp_span("dd" * 8, "cd" * 16, None, "tallystick.dropped", NOW_NS, 0, {"tallystick.dropped.records": 7})
+        lost = otlp_span("dd" * 8, "cd" * 16, None, "tallystick.dropped", NOW_NS, 0, {
+            "tallystick.dropped.records": 7, "tallystick.dropped.calls": 5, "tallystick.finished.calls": 5,
+        })  # fmt: skip
         running.send(
             otlp_request([web, bad], {"service.name": "web"}, "asgi"), call, call,
             otlp_request([lost], {"service.name": "web"}, "tallystick"), otlp_call(usage=USAGE, started_ns=NOW_NS + 1),
@@ -52,8 +54,22 @@ def test_the_ledger_accounts_for_every_span(collector: Running) -> None:
     assert ledger["unaccounted_spans"] == 0
     assert (ledger["dropped"], ledger["dropped_records"]) == ({"by an app": 7}, 7)
     assert ledger["apps"] == [
-        {"service": "shop", "finished_calls": 2, "spooled_calls": 2, "dropped_records": 0},
-        {"service": "web", "finished_calls": 7, "spooled_calls": 0, "dropped_records": 7},
+        {
+            "service": "shop",
+            "finished_calls": 2,
+            "spooled_calls": 2,
+            "dropped_calls": 0,
+            "unaccounted_calls": 0,
+            "dropped_records": 0,
+        },
+        {
+            "service": "web",
+            "finished_calls": 5,
+            "spooled_calls": 0,
+            "dropped_calls": 5,
+            "unaccounted_calls": 0,
+            "dropped_records": 7,
+        },
     ]
 
 

@@ -133,7 +133,7 @@ def test_settings_tell_what_the_doctor_found(asked: Running, open_page_of_any_co
         if check["todo"]:
             assert check["todo"].replace("`", "") in text.replace("`", "")
     assert "243 = 242 + 0 + 1: it adds up" in text
-    assert " + 7, as the app told" in text
+    assert " + 5: it adds up" in text
     assert "Prices of" in text
 
 
@@ -240,8 +240,12 @@ def test_an_equation_that_does_not_add_up_says_so() -> None:
     ledger: dict[str, Any] = {
         "received_spans": 10, "stored_spans": 7, "duplicate_spans": 1, "rejected_spans": {"no ids": 1},
         "unaccounted_spans": 1, "dropped": {},
-        "apps": [{"service": "shop", "finished_calls": 980, "spooled_calls": 977, "dropped_records": 3}],
+        "apps": [
+            {"service": "app", "finished_calls": 980, "spooled_calls": 977, "dropped_calls": 3, "unaccounted_calls": 0},
+            {"service": "web", "finished_calls": 5, "spooled_calls": 3, "dropped_calls": 0, "unaccounted_calls": 2},
+        ],
     }  # fmt: skip
 
     assert equations(ledger)[0][1] == "10 = 7 + 1 + 1: 1 are unaccounted for, which is a fault"
-    assert equations(ledger)[1] == ("shop: calls finished = stored here + dropped", "980 = 977 + 3, as the app told")
+    assert equations(ledger)[1] == ("app: calls finished = stored here + dropped", "980 = 977 + 3: it adds up")
+    assert equations(ledger)[2][1] == "5 = 3 + 0: 2 are under way or missing"

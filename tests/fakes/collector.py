@@ -142,6 +142,11 @@ def assert_conserved(counters: Mapping[str, int]) -> None:
     gone = sum(count for name, count in counters.items() if name.startswith("rejected:") or name in LEFT_THE_TABLES)
     accounted = counters.get("stored", 0) + counters.get("duplicates", 0) + gone
     assert accounted == counters.get("received", 0), f"spans are unaccounted for: {dict(counters)}"
+    for service in {name.partition(":")[2] for name in counters if name.startswith("finished:")}:
+        finished, spooled, dropped = (
+            counters.get(f"{what}:{service}", 0) for what in ("finished", "spooled", "dropped_calls")
+        )
+        assert finished == spooled + dropped, f"calls of {service!r} are unaccounted for: {dict(counters)}"
 
 
 @contextmanager

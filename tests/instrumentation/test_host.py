@@ -663,7 +663,7 @@ COUNTED = """
 from tallystick.instrumentation import _install
 for _ in range(30):
     assert chat().id
-print(_install._installed.spool.dropped)
+print(_install._installed.spool.dropped.records)
 """
 
 
@@ -689,7 +689,7 @@ open_before = len(os.listdir("/dev/fd"))
 resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
 for _ in range(30):
     assert chat().id
-print(_install._installed.spool.dropped, len(os.listdir("/dev/fd")) - open_before)
+print(_install._installed.spool.dropped.records, len(os.listdir("/dev/fd")) - open_before)
 tallystick.flush()
 resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 chat()

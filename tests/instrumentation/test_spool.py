@@ -85,8 +85,8 @@ def test_over_its_bound_the_oldest_goes_and_is_counted(tmp_path: Path, monkeypat
     kept = spooled(tmp_path)
 
     assert kept[-1] == b"19" * 250
-    assert spool.take_dropped() == 20 - len(kept)
-    assert spool.take_dropped() == 0, "each drop is reported once"
+    assert spool.take_dropped().records == 20 - len(kept)
+    assert spool.take_dropped().records == 0, "each drop is reported once"
 
 
 def test_a_folder_that_cannot_be_written_drops_and_counts_but_never_raises(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_folder_that_cannot_be_written_drops_and_counts_but_never_raises(tmp_p
     spool.append(b"x")
     spool.append(b"y")
 
-    assert spool.take_dropped() == 2
+    assert spool.take_dropped().records == 2
 
 
 FULL = """
@@ -112,8 +112,8 @@ before = len(os.listdir("/dev/fd"))
 assert Fingerprints(folder).of("sk-0123456789abcdef")
 for _ in range(50):
     spool.append(b"x")
-spool.append(b"so many are lost", records=spool.take_dropped())
-print(spool.dropped, len(os.listdir("/dev/fd")) - before, len(list(folder.iterdir())))
+spool.append(b"so many are lost", spool.take_dropped())
+print(spool.dropped.records, len(os.listdir("/dev/fd")) - before, len(list(folder.iterdir())))
 """
 
 

@@ -49,8 +49,6 @@ ENCODER = json.JSONEncoder(separators=(",", ":"), default=str, ensure_ascii=Fals
 STATUS_CODE_ERROR = 2
 GIVEN = frozenset({"provider", "model", "usage", "timestamp", "api", "book"})
 """What a unit's params must not give the price book, because its own fields do."""
-DROPPED = "tallystick.dropped.records"
-"""On a span of ours: how many records an app could not keep."""
 ZERO = Decimal(0)
 ESTIMATED = CostStatus.ESTIMATED.value
 WEAKEST_FIRST = (CostStatus.UNKNOWN, CostStatus.ESTIMATED, CostStatus.PROVIDER_REPORTED, CostStatus.EXACT)
@@ -79,7 +77,7 @@ TAKEN = frozenset({
     names.FEATURE, names.USER, names.SESSION, names.CALLER, names.KEY, names.UNITS, names.REQUEST_MAX_TOKENS,
     names.REQUEST_DIGEST, names.PREFIX_DIGESTS, names.TEMPLATE, names.REQUEST_CHARACTERS,
     names.REQUEST_TOOLS_CHARACTERS, names.REQUEST_MESSAGES, names.LINK_ID, names.LINK_KIND, names.LINK_INDEX,
-    names.RESERVATION,
+    names.RESERVATION, names.FINISHED_CALLS,
 })  # fmt: skip
 
 # The columns of what a provider said of its rate limits, and where it stands.
@@ -89,6 +87,12 @@ HEADROOM = tuple(
     for figure in ("limit", "remaining")
 )
 PREFIXES_MAX = 32
+
+BOOKS = {
+    "finished": names.FINISHED_CALLS, "dropped_records": names.DROPPED_RECORDS, "dropped_calls": names.DROPPED_CALLS,
+}  # fmt: skip
+TOLD = "told"
+"""What a span says of its app's books, in the words of `BOOKS`; counted, and not a column."""
 
 
 @dataclass(slots=True)
@@ -318,6 +322,8 @@ def _call(row: Row, span: Any, found: wire.Attributes, scoped: wire.Scoped, emis
     call["session_id"] = call["session_id"] or _text(found.get("gen_ai.conversation.id"))
     call["chain"] = call["chain"] or row["id"]
     call["source"], call["precedence"] = emission.source, emission.precedence
+    if emission is OURS and (finished := _count(found.get(names.FINISHED_CALLS), 1)) != 1:
+        call[TOLD] = {"finished": finished - 1}  # the call itself counts as one anyway
     if names.PREFIX_DIGESTS in found:
         call["prefixes"], call["prefix_characters"] = _prefixes(found[names.PREFIX_DIGESTS])
     return call
@@ -344,8 +350,8 @@ def _rest(row: Row, span: Any, found: wire.Attributes, scoped: wire.Scoped) -> R
     rest["scope"] = scoped.scope[:TEXT_CHARS_MAX] or None
     rest["service"] = _text(scoped.resource.get(names.SERVICE))
     rest["environment"] = _text(scoped.resource.get(names.ENVIRONMENT))
-    # Counted, and not a column.
-    rest["dropped_records"] = _count(found.get(DROPPED), 0) if scoped.scope == names.SCOPE else 0
+    if scoped.scope == names.SCOPE:
+        rest[TOLD] = {what: count for what, name in BOOKS.items() if (count := _count(found.get(name), 0))}
     return rest
 
 
@@ -395,8 +401,10 @@ def _prefixes(text: Any) -> tuple[list[int], list[int]]:
     """Return the digests of a prompt's beginnings and their sizes in characters; none when they cannot be read."""
     try:
         pairs = json.loads(text) if isinstance(text, str) else []
-        digests = [int(digest, 16) for digest, _ in pairs[:PREFIXES_MAX]]
-        characters = [_count(size, None) for _, size in pairs[:PREFIXES_MAX]]
+        # An object, whose KeyError of a slice is no TypeError from Python 3.12 on, is none either.
+        listed = pairs[:PREFIXES_MAX] if isinstance(pairs, list) else []
+        digests = [int(digest, 16) for digest, _ in listed]
+        characters = [_count(size, None) for _, size in listed]
     except (ValueError, TypeError, RecursionError):
         return [], []
     if None in characters or not all(0 <= digest < 2**64 for digest in digests):

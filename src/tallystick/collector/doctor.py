@@ -115,6 +115,7 @@ def _arrived(facts: Facts) -> Iterator[Check]:
         yield Check("ledger", WARN, f"{told} ({reasons})", "docs/collector.md says what each reason means")
     else:
         yield Check("ledger", OK, told)
+    yield from map(_unaccounted, (app for app in ledger["apps"] if app["unaccounted_calls"]))
     if ledger["dropped_records"]:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(ledger["dropped"].items()) if count)
         todo = "keep the collector up: an app's spool holds 256 MB; what cannot be stored is kept in aside/"
@@ -125,6 +126,15 @@ def _arrived(facts: Facts) -> Iterator[Check]:
     if journal["damaged_bytes"]:
         told = f"{_size(journal['damaged_bytes'])} of the journal or of spools were damaged and stepped over"
         yield Check("journal", WARN, told, "check the disk; `tallystick restore` brings a backup back")
+
+
+def _unaccounted(app: Mapping[str, Any]) -> Check:
+    told = (
+        f"{app['service'] or 'a service without a name'} says that {app['finished_calls']:,} of its calls have "
+        f"finished; {app['spooled_calls']:,} are here and {app['dropped_calls']:,} were dropped"
+    )
+    todo = "if this lasts: something between app and collector drops or samples spans, or spool files were deleted"
+    return Check("apps", WARN, told, todo)
 
 
 def _prices(prices: Mapping[str, Any]) -> Iterator[Check]:

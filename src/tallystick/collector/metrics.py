@@ -31,6 +31,9 @@ def _lines(ledger: Mapping[str, Any], budgets: Sequence[Mapping[str, Any]], *, h
     yield from _metric("spans_unaccounted", "gauge", "Received and not in the above; must be 0.", [
         ({}, ledger["unaccounted_spans"]),
     ])  # fmt: skip
+    yield from _metric("calls_unaccounted", "gauge", "Calls that apps say have finished, neither here nor dropped.", [
+        ({}, sum(app["unaccounted_calls"] for app in ledger["apps"])),
+    ])  # fmt: skip
     dropped = [({"reason": reason}, count) for reason, count in sorted(ledger["dropped"].items())]
     yield from _metric("records_dropped_total", "counter", "Records that are lost to the tables.", dropped)
     yield from _metric("units_duplicate_total", "counter", "Accounts of a response that another one beat.", [

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
 
-from tallystick.collector.decode import Batch, Row, settle
+from tallystick.collector.decode import TOLD, Batch, Row, settle
 from tallystick.errors import StoreError
 
 TABLES = ("calls", "units", "attempts", "spans")
@@ -30,8 +31,8 @@ class Packed:
     tables: dict[str, pa.Table]
     forms: dict[str, str] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
-    dropped_records: dict[Key, int] = field(default_factory=dict)
-    """How many records an app could not keep, by the span that says so."""
+    told: dict[Key, tuple[str, Mapping[str, int]]] = field(default_factory=dict)
+    """What spans say of their apps' books: of which service, and how many of what; see `decode.BOOKS`."""
 
     def unpack(self, *names: str) -> Batch:
         """Return the rows of the tables ``names``; the others are empty."""
@@ -54,12 +55,16 @@ class BadRowsError(StoreError):
 def pack(batch: Batch, schemas: Schemas) -> Packed:
     """Return ``batch`` in the columns of ``schemas``; raises BadRowsError when it does not fit them."""
     settle_all(batch.calls, batch.units)
-    dropped = {(span["trace_id"], span["id"]): count for span in batch.spans if (count := span["dropped_records"])}
+    told = {
+        (row["trace_id"], row["id"]): (row["service"] or "", row[TOLD])
+        for row in chain(batch.spans, batch.calls)
+        if TOLD in row
+    }
     try:
         tables = {name: table_of(getattr(batch, name), schemas[name]) for name in TABLES}
     except (pa.ArrowException, OverflowError) as error:
         raise BadRowsError(str(error).partition("\n")[0][:300]) from error
-    return Packed(tables, batch.forms, batch.counts, dropped)
+    return Packed(tables, batch.forms, batch.counts, told)
 
 
 def settle_all(calls: Sequence[Row], units: Sequence[Row]) -> None:

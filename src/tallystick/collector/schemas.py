@@ -167,7 +167,10 @@ ANSWERS: Mapping[str, Schema] = {
     "/api/v1/ledger": _object(
         **_all(COUNT, "received_spans", "stored_spans", "duplicate_spans", "conflicting_spans"), rejected_spans=COUNTS,
         unaccounted_spans={"type": "integer"}, dropped_records=COUNT, dropped=COUNTS, duplicate_units=COUNT,
-        apps=_rows(service=TEXT, **_all(COUNT, "finished_calls", "spooled_calls", "dropped_records")),
+        apps=_rows(
+            service=TEXT, **_all(COUNT, "finished_calls", "spooled_calls", "dropped_calls", "dropped_records"),
+            unaccounted_calls={"type": "integer"},
+        ),
         journal=_object(**_all(COUNT, "segments", "bytes", "applied_bytes", "behind_bytes", "damaged_bytes")),
         prices=_object(version=TEXT, age_days=_or_null(COUNT), fault=WORD),
         forward={"anyOf": [{"type": "null"}, _object(

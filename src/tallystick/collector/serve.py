@@ -298,13 +298,18 @@ class Answers:
 
 
 def _apps(counts: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Return each service's own equation: finished = spooled + dropped."""
-    services = {name.partition(":")[2] for name in counts if name.startswith(("spooled:", "lost:"))}
-    found = [(service, counts.get(f"spooled:{service}", 0), counts.get(f"lost:{service}", 0)) for service in services]
-    return [
-        {"service": service, "finished_calls": spooled + dropped, "spooled_calls": spooled, "dropped_records": dropped}
-        for service, spooled, dropped in sorted(found)
-    ]
+    """Return each service's own equation: finished = spooled + dropped + unaccounted, each counted by itself."""
+    services = {name.partition(":")[2] for name in counts if name.startswith("finished:")}
+    found = []
+    for service in sorted(services):
+        finished, spooled, dropped, records = (
+            counts.get(f"{what}:{service}", 0) for what in ("finished", "spooled", "dropped_calls", "dropped_records")
+        )
+        found.append({
+            "service": service, "finished_calls": finished, "spooled_calls": spooled, "dropped_calls": dropped,
+            "unaccounted_calls": finished - spooled - dropped, "dropped_records": records,
+        })  # fmt: skip
+    return found
 
 
 def application(receiver: Receiver, answers: Answers, settings: CollectorSettings) -> tuple[Guard, Admission]:

@@ -392,29 +392,26 @@ class Store:
         self._run(places.INSERT.format("arrived"))
         self._writer.unregister("arrived")
         own_calls = pc.sum(_is_own(packed.tables["calls"])).as_py() or 0
-        told = sum(packed.dropped_records.values())
-        packed.counts.update({
-            "stored": len(packed.tables["attempts"]) + len(packed.tables["spans"]) + own_calls,
-            "dropped_records": told, "dropped:by an app": told,
-        })  # fmt: skip
+        packed.counts["stored"] += len(packed.tables["attempts"]) + len(packed.tables["spans"]) + own_calls
         self._count_apps(packed)
         return [(self._seen.spans, span_hashes), (self._seen.units, unit_hashes)]
 
     def _count_apps(self, packed: Packed) -> None:
-        """Count by service what apps wrote down of their calls, and what they say that they could not."""
-        calls, spans = packed.tables["calls"], packed.tables["spans"]
+        """Count by service what is here of the apps' calls, and what they say: how many finished, how many are lost."""
+        calls = packed.tables["calls"]
         found: Counter[tuple[str, str]] = Counter()
         for each in calls.filter(_is_own(calls))["service"].value_counts().to_pylist():
-            found["spooled", each["values"] or ""] += each["counts"]
-        if packed.dropped_records:
-            for trace_id, span_id, service in zip(
-                *spans.select(["trace_id", "id", "service"]).to_pydict().values(), strict=True
-            ):
-                found["lost", service or ""] += packed.dropped_records.get((trace_id, span_id), 0)
-        known = {name for name in self.counters if name.startswith("spooled:")}
+            for what in ("spooled", "finished"):
+                found[what, each["values"] or ""] += each["counts"]
+        for service, told in packed.told.values():
+            for what, count in told.items():
+                found[what, service] += count
+        known = {name for name in self.counters if name.startswith("finished:")}
         for (what, service), count in found.items():
-            is_one_of_few = f"spooled:{service}" in known or len(known) < SERVICES_MAX
+            is_one_of_few = f"finished:{service}" in known or len(known) < SERVICES_MAX
             packed.counts[f"{what}:{service if is_one_of_few else OTHERS}"] += count
+            if what == "dropped_records":
+                packed.counts.update({"dropped_records": count, "dropped:by an app": count})
 
     def _mark(self, hours: Iterable[int]) -> None:
         """Note, in the transaction that is under way, that rows of ``hours``, counted from 1970, have changed."""
@@ -475,7 +472,7 @@ class Store:
         if stored or len(np.unique(hashes)) < len(hashes):
             batch = packed.unpack(*TABLES)
             kept = self._drop_repeated_spans(batch, stored)
-            packed.dropped_records = {key: count for key, count in packed.dropped_records.items() if key in kept}
+            packed.told = {key: told for key, told in packed.told.items() if key in kept}
             packed.repack(batch, *TABLES)
         return hashes
 

@@ -83,9 +83,11 @@ def equations(ledger: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _own_equation(app: Mapping[str, Any]) -> str:
     finished, stored, dropped = (
-        words.count(app[name]) for name in ("finished_calls", "spooled_calls", "dropped_records")
+        words.count(app[name]) for name in ("finished_calls", "spooled_calls", "dropped_calls")
     )
-    return f"{finished} = {stored} + {dropped}, as the app told"
+    missing = app["unaccounted_calls"]
+    balance = "it adds up" if not missing else f"{words.count(missing)} are under way or missing"
+    return f"{finished} = {stored} + {dropped}: {balance}"
 
 
 def _ledger(ledger: Mapping[str, Any]) -> None:

@@ -384,6 +384,7 @@ class Call:
             if self._ended:
                 return
             self._ended = True
+        self._tracing.finished()
         attributes = {names.OUTCOME: self._outcome.value, names.ATTEMPTS: self.attempts}
         attributes |= self._more
         with guard("the pricing of a call"):  # whatever is wrong with its units, the call itself is recorded

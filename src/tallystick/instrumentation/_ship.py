@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tallystick.instrumentation._guard import guard
-from tallystick.instrumentation._spool import Spool
+from tallystick.instrumentation._spool import Spool, Tally
 from tallystick.model.places import authorities, bearer
 from tallystick.model.segment import Kind, Record, orphans, read_records
 
@@ -123,7 +123,7 @@ def bodies(segment: bytes) -> list[bytes]:
 class Shipper:
     """A daemon thread per process, started with the first record; a forked child starts its own when it must."""
 
-    def __init__(self, spool: Spool, url: str, report_dropped: Callable[[int, int], None]) -> None:
+    def __init__(self, spool: Spool, url: str, report_dropped: Callable[[Tally, int], None]) -> None:
         self.spool = spool
         self.url = url
         self.report_dropped = report_dropped
@@ -175,7 +175,7 @@ class Shipper:
         if not sending.acquire(timeout=timeout_s):
             return False
         try:
-            if dropped := self.spool.take_dropped():
+            if (dropped := self.spool.take_dropped()).records:
                 self.report_dropped(dropped, time.time_ns())
             for segment in self.spool.seal():
                 self._send(self.spool.read(segment), segment.path, until)

@@ -13,9 +13,12 @@ import secrets
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from tallystick.model.segment import SUFFIX, Kind, encode_record, lock, write_all
 
@@ -29,6 +32,23 @@ NEW_FILE = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.
 _spools: weakref.WeakSet[Spool] = weakref.WeakSet()
 
 
+class Tally(NamedTuple):
+    """What is lost with a record that cannot be kept."""
+
+    records: int = 1
+    """More than one where it reports that others were lost."""
+    calls: int = 0
+    finished: int = 0
+    """How many calls it says have finished."""
+
+    def plus(self, other: Tally) -> Tally:
+        """Return the sums of both."""
+        return Tally(self.records + other.records, self.calls + other.calls, self.finished + other.finished)
+
+
+RECORD, NOTHING = Tally(), Tally(records=0)
+
+
 @dataclass(slots=True)
 class Segment:
     """A file of this process's; its lock is held until it is closed."""
@@ -36,7 +56,7 @@ class Segment:
     path: Path
     fd: int
     size: int = 0
-    records: int = 0
+    held: Tally = NOTHING
 
 
 class Spool:
@@ -50,8 +70,8 @@ class Spool:
         self.bytes_max = bytes_max
         self.wake = wake
         """Called after a record was written; must return at once."""
-        self.dropped = 0
-        """Records that could not be kept: the disk was full or the spool over its bound."""
+        self.dropped = NOTHING
+        """What could not be kept: the disk was full or the spool over its bound."""
         self._reset()
         _spools.add(self)
 
@@ -62,20 +82,31 @@ class Spool:
         self._sealed: list[Segment] = []
         self._note: Segment | None = None
         self._told = False
+        self._finished: deque[int] = deque()
+        """Notches: a call makes one when it ends, before anything of it could fail, and what is spooled takes them."""
 
     def after_fork(self) -> None:
         """Start afresh in a forked child; the parent's segments stay the parent's."""
         # The inherited descriptors share the parent's locks: closing ours leaves the parent's in force.
         for segment in [*self._sealed, *filter(None, [self._open, self._note])]:
             os.close(segment.fd)
-        self.dropped = 0
+        self.dropped = NOTHING
         self._reset()
 
-    def append(self, payload: bytes, records: int = 1) -> None:
-        """Write one OTLP payload; on a full or unwritable disk count it as dropped and say so once.
+    def finished(self, calls: int = 1) -> None:
+        """Note that ``calls`` have finished; no lock, because the garbage collector may end a call anywhere."""
+        self._finished.append(calls)
 
-        ``records``: how many are lost with it; more than one where it reports that others were.
-        """
+    def take_finished(self) -> int:
+        """Return how many calls have finished that no record has told of yet; the caller tells."""
+        calls = 0
+        with suppress(IndexError):  # another thread may take them meanwhile: each is told once
+            while True:
+                calls += self._finished.popleft()
+        return calls
+
+    def append(self, payload: bytes, tally: Tally = RECORD) -> None:
+        """Write one OTLP payload, with which ``tally`` is lost: on a full or unwritable disk, and that is said once."""
         record = encode_record(Kind.TRACES, payload, time.time_ns())
         if os.getpid() != self._pid:  # forked by C code (uWSGI), which runs no fork hook of Python's
             self.after_fork()
@@ -84,10 +115,10 @@ class Spool:
                 segment = self._writable()
                 write_all(segment.fd, record)
             except OSError as error:
-                self._drop(error, records)
+                self._drop(error, tally)
                 return
             segment.size += len(record)
-            segment.records += records
+            segment.held = segment.held.plus(tally)
             if segment is self._open and segment.size >= SEGMENT_BYTES_MAX:
                 self._seal(segment)
         self.wake()
@@ -125,10 +156,10 @@ class Spool:
                 self._sealed.remove(segment)
                 _unlink(segment)
 
-    def take_dropped(self) -> int:
-        """Return how many records were dropped since the last time, and start to count anew."""
+    def take_dropped(self) -> Tally:
+        """Return what was dropped since the last time, and start to count anew."""
         with self._lock:
-            dropped, self.dropped = self.dropped, 0
+            dropped, self.dropped = self.dropped, NOTHING
         return dropped
 
     def close(self) -> None:
@@ -165,12 +196,16 @@ class Spool:
         self._sealed.append(segment)
         while len(self._sealed) > 1 and sum(segment.size for segment in self._sealed) > self.bytes_max:
             oldest = self._sealed.pop(0)
-            self.dropped += oldest.records
+            self._count_dropped(oldest.held)
             _unlink(oldest)
             self._say(f"it holds more than {self.bytes_max} bytes and the collector takes none")
 
-    def _drop(self, error: OSError, records: int) -> None:
-        self.dropped += records
+    def _count_dropped(self, tally: Tally) -> None:
+        self.dropped = self.dropped.plus(tally)
+        self.finished(tally.finished)  # who told of them is lost, so that somebody else must
+
+    def _drop(self, error: OSError, tally: Tally) -> None:
+        self._count_dropped(tally)
         # A half-written record would hide what is appended behind it until the reader finds the next one.
         if self._open is not None and self._open.size:
             self._seal(self._open)

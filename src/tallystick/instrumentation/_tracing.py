@@ -24,8 +24,15 @@ from tallystick import __version__
 from tallystick.instrumentation._flights import Flights
 from tallystick.instrumentation._otlp import Ids, encode_head, encode_request, encode_span
 from tallystick.instrumentation._settings import Settings
-from tallystick.instrumentation._spool import Spool
-from tallystick.model.attributes import ENVIRONMENT, SCOPE, SERVICE
+from tallystick.instrumentation._spool import RECORD, Spool, Tally
+from tallystick.model.attributes import (
+    DROPPED_CALLS,
+    DROPPED_RECORDS,
+    ENVIRONMENT,
+    FINISHED_CALLS,
+    SCOPE,
+    SERVICE,
+)
 
 CALL_KEY = otel_context.create_key("tallystick.call")
 RESOURCE_ATTRIBUTES = "OTEL_RESOURCE_ATTRIBUTES"
@@ -72,7 +79,13 @@ class CallSpan:
 
     def end(self, attributes: dict[str, Any], end_ns: int, children: Iterable[bytes], *, failed: bool) -> None:
         """Write the span and ``children`` with it; all of it is in a file when this returns."""
-        self._tracing.write(*children, self._encode(attributes, end_ns, failed=failed))
+        finished = self._tracing.take_finished()
+        told = attributes if finished == 1 else {**attributes, FINISHED_CALLS: finished}
+        try:
+            self._tracing.write(*children, self._encode(told, end_ns, failed=failed), tally=Tally(1, 1, finished))
+        except BaseException:
+            self._tracing.finished(finished)
+            raise
         if self.twin is not None:
             self.twin.set_attributes(attributes)
             if failed:
@@ -103,12 +116,14 @@ class Tracing:
 
     def __init__(self, settings: Settings, spool: Spool) -> None:
         self.flights = Flights(self)
+        self.finished = spool.finished
+        self.take_finished = spool.take_finished
         self._head = encode_head(resource(settings, os.environ), SCOPE, __version__)
         self._spool = spool
 
-    def write(self, *spans: bytes) -> None:
-        """Put encoded spans into the spool, as one record."""
-        self._spool.append(encode_request(self._head, spans))
+    def write(self, *spans: bytes, tally: Tally = RECORD) -> None:
+        """Put encoded spans into the spool, as one record, with which ``tally`` would be lost."""
+        self._spool.append(encode_request(self._head, spans), tally)
 
     def note(self, spans: Sequence[bytes]) -> None:
         """Leave word of these spans should the process be killed, in place of those of the last time."""
@@ -121,12 +136,13 @@ class Tracing:
         now_ns = time.time_ns()
         self.write(encode_span(name, ids, parent.span_id, now_ns, now_ns, attributes, failed=False))
 
-    def report_dropped(self, dropped: int, at_ns: int) -> None:
-        """Put on the ledger that ``dropped`` records could not be kept."""
+    def report_dropped(self, dropped: Tally, at_ns: int) -> None:
+        """Put on the ledger what could not be kept."""
         ids = Ids(_ids.getrandbits(128), _ids.getrandbits(64))
-        attributes = {"tallystick.dropped.records": dropped}
+        finished = self.take_finished()
+        attributes = {DROPPED_RECORDS: dropped.records, DROPPED_CALLS: dropped.calls, FINISHED_CALLS: finished}
         span = encode_span("tallystick.dropped", ids, 0, at_ns, at_ns, attributes, failed=False)
-        self._spool.append(encode_request(self._head, [span]), records=dropped)
+        self.write(span, tally=dropped._replace(finished=finished))
 
 
 def resource(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:

@@ -113,5 +113,12 @@ SHOULD_RETRY = "tallystick.attempt.should_retry"
 RATE_LIMIT_PREFIX = "tallystick.ratelimit."
 """Below it ``{requests,tokens,input_tokens,output_tokens}.{limit,remaining,reset_s}``."""
 
+# What an app says of its own books; see `FINISHED_CALLS` in docs/spans.md.
+FINISHED_CALLS = "tallystick.finished.calls"
+"""How many calls of the process have finished since this was told last; 1 where a call's span says nothing."""
+DROPPED_RECORDS = "tallystick.dropped.records"
+DROPPED_CALLS = "tallystick.dropped.calls"
+"""How many of the records that were dropped were calls."""
+
 TAGS = {"feature": FEATURE, "user": USER, "session": SESSION, "prompt": PROMPT_NAME}
 """What `tallystick.tags` has words for; every other tag goes below ``tallystick.tag.``."""
