@@ -326,6 +326,20 @@ def test_records_that_an_app_dropped_are_on_the_ledger(tmp_path: Path) -> None:
         assert running.ask("ledger")["dropped_records"] == 7
 
 
+def test_calls_that_have_finished_and_are_not_here_are_told(tmp_path: Path) -> None:
+    def apps() -> list[tuple[int, int, int]]:
+        names = ("finished_calls", "spooled_calls", "unaccounted_calls")
+        return [tuple(app[name] for name in names) for app in running.ask("ledger")["apps"]]
+
+    three = otlp_call(usage=USAGE, tallystick__finished__calls=3)
+    with running_collector(tmp_path) as running:
+        running.send(otlp_call(usage=USAGE), three, three)
+        assert apps() == [(4, 2, 2)], "what comes again says nothing new"
+        assert "4 of its calls have finished; 2 are here" in str(running.ask("doctor")["checks"])
+        running.send(*(otlp_call(usage=USAGE, tallystick__finished__calls=0) for _ in range(2)))
+        assert apps() == [(4, 4, 0)], "they ended at the same time and came later"
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a full device to write to")
 def test_a_full_disk_is_answered_503_and_mends_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real_write = os.write

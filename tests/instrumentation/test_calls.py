@@ -10,6 +10,7 @@ import pydantic
 import pytest
 
 from fakes.provider import Provider
+from tallystick.instrumentation import _tracing
 
 GPT, CLAUDE, EMBEDDING = "gpt-4o-mini", "claude-haiku-4-5", "text-embedding-3-small"
 ONE_HOUR = {"type": "ephemeral", "ttl": "1h"}
@@ -238,3 +239,17 @@ def test_no_prompt_no_answer_and_no_key_is_in_what_is_sent(ledger: Any, provider
     assert answer.content[0].text not in sent
     assert oai.api_key not in sent
     assert oai.api_key[-4:] in sent, "the fingerprint ends with the key's last four"
+
+
+@pytest.mark.swallows
+def test_a_call_that_a_fault_of_ours_keeps_off_the_ledger_is_missed(
+    oai: Any, ledger: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oai.chat.completions.create(model=GPT, messages=HELLO)
+    with monkeypatch.context() as broken:
+        broken.setattr(_tracing, "encode_request", lambda *_: 1 / 0)
+        oai.chat.completions.create(model=GPT, messages=HELLO)
+    oai.chat.completions.create(model=GPT, messages=HELLO)
+
+    told = [call.attributes.get("tallystick.finished.calls", 1) for call in ledger.calls()]
+    assert told == [1, 2], "three have finished, two are here"

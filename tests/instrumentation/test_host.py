@@ -712,14 +712,14 @@ def test_on_a_full_disk_the_app_goes_on_and_the_ledger_is_told_how_much_it_lacks
     assert ended.stdout.split()[2] == "True"
     [warning] = ended.stderr.splitlines()
     assert "File too large" in warning
-    lost = [
-        item.value.int_value
-        for span in receiver.spans()
-        for item in span.attributes
-        if item.key == "tallystick.dropped.records"
-    ]
-    assert sum(lost) == 30
-    assert [span.name for span in receiver.spans()].count(f"chat {GPT}") == 1 + bool(room)
+    told = Counter({"finished.calls": 0})
+    for span in receiver.spans():
+        said = {item.key.removeprefix("tallystick."): item.value.int_value for item in span.attributes}
+        told.update({name: said.get(name, 0) for name in ("dropped.records", "dropped.calls")})
+        told["finished.calls"] += said.get("finished.calls", "outcome" in said)
+    arrived = [span.name for span in receiver.spans()].count(f"chat {GPT}")
+    assert arrived == 1 + bool(room)
+    assert told == {"dropped.records": 30, "dropped.calls": 30, "finished.calls": 30 + arrived}
 
 
 # An SDK that is not as we know it -------------------------------------------------------------------------------------

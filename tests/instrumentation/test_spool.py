@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tallystick.instrumentation import _spool
-from tallystick.instrumentation._spool import Segment, Spool
+from tallystick.instrumentation._spool import Segment, Spool, Tally
 from tallystick.model.segment import Record, orphans, read_records
 
 APPEND = """
@@ -97,6 +97,24 @@ def test_a_folder_that_cannot_be_written_drops_and_counts_but_never_raises(tmp_p
     spool.append(b"y")
 
     assert spool.take_dropped().records == 2
+
+
+def test_who_told_of_finished_calls_and_is_dropped_leaves_it_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_spool, "SEGMENT_BYTES_MAX", 1000)
+    spool = Spool(tmp_path, bytes_max=3000)
+    told = 0
+    for n in range(20):
+        spool.finished()
+        finished = spool.take_finished()
+        told += finished
+        spool.append(b"%02d" % n * 250, Tally(1, 1, finished))
+
+    dropped = spool.take_dropped()
+
+    assert (dropped.records, dropped.calls) == (20 - len(spooled(tmp_path)),) * 2
+    assert told - dropped.finished + spool.take_finished() == 20
 
 
 FULL = """

@@ -35,7 +35,7 @@ from tallystick.errors import StoreError, StoreTooNewError
 
 log = logging.getLogger("tallystick.store")
 
-SCHEMA = 12
+SCHEMA = 13
 FILE_VERSION = "v1.5.0"
 """The oldest storage format that both 1.5 and 2.x read and write; DuckDB 1.5's own default is older and slower."""
 WAL_BYTES = "64MB"
