@@ -276,7 +276,7 @@ def test_a_slack_that_was_down_for_a_day_gets_each_alert_once_and_late(
 def test_all_alerts_that_one_message_tells_are_known_to_be_on_their_way(tmp_path: Path) -> None:
     users = [f"u{number}" for number in range(7)]
     each = {"limit_usd": 2, "scope": "{}", "group_by": "['user']", "thresholds": "[0.5]"}
-    with running_slack("503:1", "slow:1.5") as slack, running_collector(tmp_path, config(slack, **each)) as running:
+    with running_slack("503:2", "slow:1.5") as slack, running_collector(tmp_path, config(slack, **each)) as running:
         running.send(merged(*(otlp_call(usage=CENTS, user__id=user) for user in users)))
         until(lambda: slack.messages, "nothing arrived")
         rows = running.ask("alerts")["rows"]

@@ -128,7 +128,7 @@ def test_quiet_hours_follow_the_clock_on_the_wall(tmp_path: Path, hours: str, at
 
 
 def test_many_at_once_are_told_together(tmp_path: Path) -> None:
-    with running_slack("503:1") as slack:
+    with running_slack("503:3") as slack:
         with running_collector(tmp_path, config()) as running:
             pass
         with running_collector(tmp_path, config(slack)) as running:
