@@ -520,6 +520,19 @@ def test_a_new_process_knows_of_a_hard_limit_while_the_collector_is_away_and_ref
     assert len(provider.requests()) == sent
 
 
+def test_a_call_is_not_refused_for_what_the_call_before_it_gives_back(
+    tmp_path: Path, provider: Provider, oai: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_bank, "GATHER_S", 3.0)  # the background tells what was taken long after the next call
+    with (
+        collector_process(tmp_path, budget_of("limit_usd = 0.0012")) as running,
+        instrumented(running.url, provider, tmp_path / "spool"),
+    ):
+        for _ in range(3):
+            plain(oai)
+    assert len(provider.requests()) == 3
+
+
 def test_a_budget_that_fails_open_lets_calls_through_and_their_spans_say_so(
     tmp_path: Path, provider: Provider, oai: openai.OpenAI
 ) -> None:

@@ -62,7 +62,7 @@ def _group(group: Mapping[str, str]) -> Text:
 
 def _figures(row: Row, unit: str, now: datetime) -> list[Text | str]:
     def shown(name: str) -> str:
-        return show_amount(Decimal(row[name]), unit).removesuffix(f" {unit}")
+        return show_amount(Decimal(row[name]), unit).partition(" ")[0]
 
     share = Decimal(row["share"])
     style = "red" if Decimal(row["left"]) <= 0 else "yellow" if share >= Decimal("0.8") else "green"

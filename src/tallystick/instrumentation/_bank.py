@@ -123,6 +123,8 @@ class Bank:
         self._asking: set[Key] = set()
         self._room: dict[Key, tuple[float, dict[str, Any]]] = {}
         self._live: dict[str, _Live] = {}
+        self._telling = threading.Lock()
+        """Held while an account is under way to the collector."""
         self._owed: deque[dict[str, Any]] = deque(maxlen=QUEUE_MAX)
         self._later: deque[tuple[float, dict[str, Any]]] = deque(maxlen=QUEUE_MAX)
         self._refresh_at_s = 0.0
@@ -188,7 +190,7 @@ class Bank:
             if isinstance(answer, Silence):
                 return answer
         answer = yield from self._ask(rules, key, dimensions, need, 1, hold, patience_s=patience_s)
-        if isinstance(answer, Refusal) and self._give_up(key):
+        if isinstance(answer, Refusal) and self._has_news(key):
             yield partial(self._settle_owed, ANSWER_S)  # what this process holds for nobody may be just what is missing
             answer = yield from self._ask(rules, key, dimensions, need, 1, hold, patience_s=patience_s)
         return answer
@@ -300,6 +302,10 @@ class Bank:
             self._slices[key] = piece
         self._live[held_id] = _Live(time.monotonic() + self.rules.lease_s / 3)
         self._woken.set()
+
+    def _has_news(self, key: Key) -> bool:
+        """Tell whether the ledger does not know yet what it may have back from this process; slices are given up."""
+        return self._give_up(key) or bool(self._owed) or self._telling.locked()
 
     def _give_up(self, key: Key) -> bool:
         """Give back the slices that draw on the same money as ``key`` and that no call uses; tell whether any was."""
@@ -452,8 +458,16 @@ class Bank:
                     self._owed.append(piece.settlement(final=False))
 
     def _settle_owed(self, timeout_s: float) -> bool:
-        """Tell what was taken; True when nothing is left to tell."""
+        """Tell what was taken; True when nothing is left to tell, and nobody else is about to."""
         until = time.monotonic() + timeout_s
+        if not self._telling.acquire(timeout=timeout_s):
+            return False
+        try:
+            return self._told_all(until)
+        finally:
+            self._telling.release()
+
+    def _told_all(self, until: float) -> bool:
         while self._owed:
             batch: list[dict[str, Any]] = []
             while self._owed and len(batch) < BATCH_MAX:
