@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import signal
 import socket
 import subprocess
@@ -396,6 +397,43 @@ def test_a_real_full_disk_loses_nothing(tmp_path: Path) -> None:
 
     with collector_process(tmp_path) as running:
         assert figures(running)["calls"] == acknowledged
+
+
+def test_started_on_a_full_disk_it_answers_what_is_stored_and_takes_more_when_there_is_room(tmp_path: Path) -> None:
+    """No file can grow at all, until the limit of the process is lifted from outside."""
+    with collector_process(tmp_path) as running:
+        running.send(otlp_call(usage=USAGE))
+        kill(running)
+    segment = tmp_path / "data" / "journal" / "00000001.tly"
+    whole = segment.stat().st_size
+    with segment.open("ab") as file:  # what a write on a full disk may leave
+        file.write(encode_record(Kind.TRACES, b"half of it", 1)[:-5])
+    process = subprocess.Popen(
+        ["bash", "-c", f"trap '' XFSZ; ulimit -S -f 0; exec {start_command(tmp_path / 'tallystick.toml')}"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        url, said = wait_for_address(process)
+        running = Running(tmp_path, url, process.pid, said, process)
+        first = running.ask("totals")["calls"]
+        status, headers, _ = running.request(
+            "POST", "/v1/traces", otlp_call(usage=USAGE).SerializeToString(), content_type="application/x-protobuf"
+        )
+        health, _, reason = running.request("GET", "/healthz")
+        kept = segment.stat().st_size
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        running.send(otlp_call(usage=USAGE))
+        until(lambda: running.request("GET", "/healthz")[0] == 200, "it did not recover")
+        calls = running.ask("totals")["calls"]
+    finally:
+        process.kill()
+        process.communicate()
+
+    assert (first, kept) == (1, whole)
+    assert (status, headers["retry-after"]) == (503, "2")
+    assert (health, b"cannot be written" in reason) == (503, True)
+    assert calls == 2
+    assert "rebuilt" not in said
 
 
 def start_command(config: Path) -> str:

@@ -127,7 +127,7 @@ class Applier:
         self._stopping.set()
         if self._thread.ident is not None:
             self._thread.join()
-            with suppress(StoreError):  # what was passed over is not read again by the next one
+            with suppress(StoreError, OSError):  # what was passed over is not read again by the next one
                 self.store.apply(self._nothing(), self.store.applied)
         self.maker.close()
         self.store.close()

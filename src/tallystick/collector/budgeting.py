@@ -25,7 +25,7 @@ import pyarrow as pa
 from tallystick.collector import query
 from tallystick.collector.apply import Applier
 from tallystick.collector.decode import Row
-from tallystick.collector.journal import Journal, Position
+from tallystick.collector.journal import Journal, JournalFullError, Position
 from tallystick.collector.packed import rows_of
 from tallystick.errors import StoreError
 from tallystick.model.budgets import UNITS, Budget
@@ -383,7 +383,10 @@ class Budgeting:
                 event = {"event": "define", "at": self.clock(), "budget": as_json(budget), "source": "file"}
                 self._do(event)
         self._name_version()
-        self._write_state().result()
+        try:
+            self._write_state()
+        except JournalFullError as error:
+            log.warning("the budgets are not in the journal yet: %s; trying again", error)
 
     def _name_version(self) -> None:
         told = json.dumps([_told(terms.budget) for terms in self._enforcing()], sort_keys=True)
@@ -400,10 +403,13 @@ class Budgeting:
         self._written = self.journal.append(Kind.BUDGET, payload)
         return self._written
 
-    def _write_state(self) -> Future[Position]:
-        self._state_segment = self.journal.end.segment
+    def _write_state(self) -> None:
+        """Write all that is known; when the journal is full the next tick that finds room does."""
+        number = self.journal.end.segment
         text = json.dumps(self._ledger.dump(), separators=(",", ":"), ensure_ascii=False)
-        return self.journal.append(Kind.BUDGET, zlib.compress(text.encode(), 1))
+        self._state_segment = 0
+        self.journal.append(Kind.BUDGET, zlib.compress(text.encode(), 1)).result()
+        self._state_segment = number
 
     def _replay(self) -> None:
         """Make the ledger of the last whole state and the events behind it."""
@@ -443,7 +449,7 @@ class Budgeting:
                     self._catch_up()
                     self._tidy()
                     self.freed()
-                if self._state_segment != self.journal.end.segment:
+                if self._state_segment != self.journal.end.segment and self.journal.fault is None:
                     with self._lock:
                         self._write_state()
             except (StoreError, OSError) as error:

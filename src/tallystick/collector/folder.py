@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,8 +57,9 @@ def own(path: Path, address: str) -> Folder:
         holder = os.pread(fd, 200, 0).decode(errors="replace").strip()
         os.close(fd)
         raise StoreLockedError(str(path), holder or "another process")
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"process {os.getpid()} at {address}\n".encode(), 0)
+    with suppress(OSError):  # on a full disk nobody is told who holds the folder, but it is held
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"process {os.getpid()} at {address}\n".encode(), 0)
     for below in ("journal", "aside"):
         (path / below).mkdir(mode=0o700, exist_ok=True)
     return Folder(path, fd)

@@ -216,10 +216,10 @@ class Journal:
             end = found.end
         if end < len(data):
             self.torn_bytes = len(data) - end
-            (self.folder / f"{path.stem}-{end}.torn").write_bytes(data[end:])
+            told = _set_aside(self.folder / f"{path.stem}-{end}.torn", data[end:])
             os.ftruncate(fd, end)
             os.fsync(fd)
-            log.info("%s ended in %d bytes of a half-written record; they were set aside", path, self.torn_bytes)
+            log.info("%s ended in %d bytes of a half-written record; they were %s", path, self.torn_bytes, told)
         return fd, Position(number, end)
 
     # Reading
@@ -347,6 +347,16 @@ class Journal:
 def segments_in(folder: Path) -> list[Path]:
     """Return the files of the segments in ``folder``, the oldest first."""
     return sorted(path for path in folder.glob(f"*{SUFFIX}*") if SEGMENT.fullmatch(path.name))
+
+
+def _set_aside(path: Path, data: bytes) -> str:
+    """Write down what was never acknowledged, if the disk has room for it; return what became of it."""
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        return f"cut off, and not kept: {error.strerror or error}"
+    return "set aside"
 
 
 def _read(path: Path, offset: int, size: int) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tallystick.collector import query, reprice
 from tallystick.collector.apply import Applier
-from tallystick.collector.journal import Journal
+from tallystick.collector.journal import Journal, JournalFullError
 from tallystick.collector.repricer import is_pending
 from tallystick.errors import StoreError
 from tallystick.model.segment import Kind
@@ -48,7 +48,11 @@ class Prices:
         self._thread = threading.Thread(target=self._watch, name="tallystick-prices", daemon=True)
 
     def start(self) -> None:
-        """Begin to look for younger prices."""
+        """Put the book that is in force into the journal, now or when it can be written, and look for younger ones."""
+        try:
+            self.announce()
+        except JournalFullError as error:
+            log.warning("the prices in force are not in the journal yet: %s; trying again", error)
         self._thread.start()
 
     def stop(self) -> None:

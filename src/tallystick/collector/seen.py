@@ -152,7 +152,6 @@ class SeenFolder:
         except (OSError, ValueError, KeyError, TypeError):
             return False
         self._token = token
-        self.note(applied)
         return True
 
     def begin(self, token: str) -> None:

@@ -150,9 +150,8 @@ class Service:
 
     async def serve(self) -> None:
         """Run until `stop` is called."""
-        self.prices.announce()
-        self.applier.start()
         self.prices.start()
+        self.applier.start()
         self.adopter.start()
         if self.forwarder:
             self.forwarder.start()

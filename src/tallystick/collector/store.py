@@ -6,8 +6,10 @@ One thread writes (`Store.apply`), any number ask (`Store.ask`), each with its o
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import secrets
 import threading
 import time
@@ -46,6 +48,8 @@ SERVICES_MAX, OTHERS = 200, "(others)"
 """So many services are counted by their names."""
 KEPT_DAYS = 35
 """A span that comes again counts once within so many days of its arrival, wherever its rows are by then."""
+NO_ROOM = os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), os.strerror(errno.EFBIG)
+"""In DuckDB's words too: a file that cannot grow is not damaged."""
 HASHES = 1_000_000
 """So many rows are hashed at once when the store recalls what it has seen."""
 UNBEATEN = (127, True, True, 10**18, 1e18)
@@ -722,6 +726,8 @@ def open_or_set_aside(
             raise StoreBrokenError(f"{path} is still being closed; it is opened as soon as that is done") from error
         if not existed:
             raise StoreError(f"cannot make {path}: {_first_line(error)}") from error
+        if any(words in str(error) for words in NO_ROOM):
+            raise StoreError(f"{path} cannot be opened: {_first_line(error)}; free some of the disk") from error
         for part in (path, wal):
             if part.exists():
                 part.rename(_beside(aside, part))
