@@ -6,9 +6,11 @@ from datetime import UTC, datetime
 from io import StringIO
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from tallystick.budgets import show
+from tallystick.client import Collector
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -51,3 +53,31 @@ def test_groups_are_listed_the_fullest_first_and_the_rest_is_counted() -> None:
 
 def test_no_escape_sequence_of_a_name_reaches_the_terminal() -> None:
     assert "\x1b" not in "".join(shown(row(name="a\x1b[31mb", scope={"user": "\x1b]0;x\x07"})))
+
+
+def test_a_narrow_terminal_shows_the_names_and_every_figure_below() -> None:
+    group = {"group": {"user": "ada"}, "spent": "2", "reserved": "0", "left": "8", "share": "0.2", "full_at": None,
+             "pace_per_hour": "0", "refused": 0}  # fmt: skip
+
+    told = [line.plain for line in show.lines([row(groups=[group], groups_count=1)], NOW)]
+
+    assert told == [
+        "chat\nday Europe/Berlin, feature chat",
+        "  $8.12 81% of $10.00, $0.310 reserved, $1.57 left, $0.900 an hour, full in 1 h 44 min, resets in 11 h 0 min, "
+        "3 refused, at the limit: block",
+        "  user ada:  $2.00 20% of $10.00, $0 reserved, $8.00 left, $0 an hour",
+    ]
+
+
+def test_the_command_is_readable_on_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(Collector, "ask", lambda *_: {"rows": [row()]})
+
+    assert show.run("http://127.0.0.1:1") == 0
+
+    out = capsys.readouterr().out
+    assert out.startswith("chat\n")
+    assert "…" not in out
+    assert max(map(len, out.splitlines())) <= 80

@@ -530,6 +530,8 @@ def test_a_call_is_not_refused_for_what_the_call_before_it_gives_back(
     ):
         for _ in range(3):
             plain(oai)
+        [budget] = running.ask("budgets")["rows"]
+    assert budget["refused"] == 0, "nobody is told of a refusal that was none"
     assert len(provider.requests()) == 3
 
 

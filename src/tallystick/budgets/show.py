@@ -15,6 +15,7 @@ from tallystick.model.money import show_amount
 from tallystick.report import clean, terminal
 
 GROUPS_SHOWN = 3
+WIDTH_MAX = 1000
 Row = Mapping[str, Any]
 
 
@@ -25,7 +26,12 @@ def run(collector: str) -> int:
     if not rows:
         console.print("No budgets. Put a [[budget]] into tallystick.toml, or make one with POST /api/v1/budgets.")
         return 0
-    console.print(table(rows, datetime.now(UTC)))
+    now = datetime.now(UTC)
+    made = table(rows, now)
+    if console.measure(made, options=console.options.update(width=WIDTH_MAX)).maximum <= console.width:
+        console.print(made)
+    else:  # a table that is squeezed loses the names first
+        console.print(*lines(rows, now), sep="\n")
     return 0
 
 
@@ -44,6 +50,33 @@ def table(rows: list[Row], now: datetime) -> Table:
         if more > 0:
             made.add_row(Text(f"  and {more:,} more"), style="dim")
     return made
+
+
+def lines(rows: list[Row], now: datetime) -> list[Text]:
+    """Return the same for a terminal that is too narrow for the table: each budget, and its figures below."""
+    made: list[Text] = []
+    for row in rows:
+        made += [_name(row), _line(row, row["unit"], now).append(f", at the limit: {clean(row['action'], 40)}")]
+        made += [
+            _group(group["group"]).append(":").append_text(_line(group, row["unit"], now))
+            for group in row["groups"][:GROUPS_SHOWN]
+        ]
+        more = row["groups_count"] - GROUPS_SHOWN
+        if more > 0:
+            made.append(Text(f"  and {more:,} more"))
+    return made
+
+
+def _line(row: Row, unit: str, now: datetime) -> Text:
+    spent, limit, reserved, left, pace, full = _figures(row, unit, now)
+    told = [f" of {limit}", f"{reserved} reserved", f"{left} left", f"{pace} an hour"]
+    if full not in {"-", "now"}:
+        told.append(f"full {full}")
+    if row.get("resets_in_s") is not None:
+        told.append(f"resets in {_resets(row)}")
+    if row["refused"]:
+        told.append(f"{_count(row)} refused")
+    return Text("  ").append_text(Text.assemble(spent)).append(", ".join(told))
 
 
 def _name(row: Row) -> Text:

@@ -189,8 +189,10 @@ class Bank:
                 return None
             if isinstance(answer, Silence):
                 return answer
-        answer = yield from self._ask(rules, key, dimensions, need, 1, hold, patience_s=patience_s)
-        if isinstance(answer, Refusal) and self._has_news(key):
+        has_news = self._has_news(key)
+        answer = yield from self._ask(rules, key, dimensions, need, 1, hold, patience_s=patience_s, asks_again=has_news)
+        if isinstance(answer, Refusal) and has_news:
+            self._give_up(key)
             yield partial(self._settle_owed, ANSWER_S)  # what this process holds for nobody may be just what is missing
             answer = yield from self._ask(rules, key, dimensions, need, 1, hold, patience_s=patience_s)
         return answer
@@ -232,8 +234,12 @@ class Bank:
         *,
         wait_s: float = 0.0,
         patience_s: float = 0.0,
+        asks_again: bool = False,
     ) -> Steps:
-        """Ask for a reservation, of a slice when there is no ``hold``; ends with None when it is held."""
+        """Ask for a reservation, of a slice when there is no ``hold``; ends with None when it is held.
+
+        ``asks_again``: a refusal is not the call's last word, and is counted nowhere; nor is that of a slice.
+        """
         held_id = secrets.token_hex(16)
         body = {
             "id": held_id,
@@ -245,7 +251,7 @@ class Bank:
             "lease_s": self.rules.lease_s,
             "wait_s": wait_s,
             "slice": hold is None,
-            "asks_again": hold is None,
+            "asks_again": asks_again or hold is None,
         }
         try:
             patience_s = max(SILENT_S if self._is_silent else ANSWER_S, min(patience_s, PATIENT_S_MAX))
@@ -304,18 +310,20 @@ class Bank:
         self._woken.set()
 
     def _has_news(self, key: Key) -> bool:
-        """Tell whether the ledger does not know yet what it may have back from this process; slices are given up."""
-        return self._give_up(key) or bool(self._owed) or self._telling.locked()
-
-    def _give_up(self, key: Key) -> bool:
-        """Give back the slices that draw on the same money as ``key`` and that no call uses; tell whether any was."""
-        names = {name for name, _ in key}
+        """Tell whether this process has what the ledger may have back: then a refusal is not the last word."""
         with self._lock:
-            pieces = [*self._slices.values(), *self._leaving]
-            idle = [piece for piece in pieces if not piece.in_flight and names & {name for name, _ in piece.key}]
-            for piece in idle:
+            return bool(self._owed or self._idle(key)) or self._telling.locked()
+
+    def _give_up(self, key: Key) -> None:
+        """Give back the slices that draw on the same money as ``key`` and that no call uses."""
+        with self._lock:
+            for piece in self._idle(key):
                 self._close(piece)
-        return bool(idle)
+
+    def _idle(self, key: Key) -> list[Slice]:
+        names = {name for name, _ in key}
+        pieces = [*self._slices.values(), *self._leaving]
+        return [piece for piece in pieces if not piece.in_flight and names & {name for name, _ in piece.key}]
 
     def _close(self, piece: Slice) -> None:
         """Owe the last account of a slice; the lock is held."""
