@@ -94,7 +94,7 @@ def test_a_budget_is_read_without_losing_a_digit(tmp_path: Path) -> None:
             BUDGET + "limit_usd = 1\naction = 'stop'",
             "action 'stop' cannot work; allowed: alert, block or downgrade:MODEL",
         ),
-        (BUDGET + "limit_usd = 1\nwait = -1", "wait Decimal('-1') cannot work; allowed: seconds from 0 to 600"),
+        (BUDGET + "limit_usd = 1\nwait = -1", "wait -1 cannot work; allowed: seconds from 0 to 600"),
         ("[[budget]]\nlimit_usd = 1", "[[budget]] number 1: name is missing"),
         (BUDGET + "limit_usd = 1\nwindow = 'year'", "[[budget]] 'team': window 'year' cannot work"),
         (BUDGET + "limit_usd = 1\ntimezone = 'Mars'", "[[budget]] 'team': timezone 'Mars' cannot work"),

@@ -197,7 +197,8 @@ def _check_one_of(key: str, value: Any, allowed: tuple[str, ...]) -> None:
 
 
 def _refuse(key: str, value: Any, allowed: str) -> NoReturn:
-    raise ValueError(f"{key} {value!r} cannot work; allowed: {allowed}")
+    shown = str(value) if isinstance(value, Decimal) else repr(value)
+    raise ValueError(f"{key} {shown} cannot work; allowed: {allowed}")
 
 
 def _is_amount(value: Any) -> bool:
