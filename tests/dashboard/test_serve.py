@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tallystick.dashboard import run
+from tallystick.dashboard.preload import DRAWN_FIRST
 from tallystick.dashboard.serve import flags, free_port, is_loopback
 from tallystick.errors import PortTakenError, SettingsError
 
@@ -55,6 +58,17 @@ def _get(address: str, path: str, **headers: str) -> tuple[int, bytes]:
         return response.status, response.read()
     finally:
         connection.close()
+
+
+def test_what_draws_the_tiles_is_fetched_with_the_page(tmp_path: Path) -> None:
+    with dashboard("http://127.0.0.1:9", tmp_path) as (_, address), urllib.request.urlopen(address) as page:
+        html = page.read()
+        named = re.findall(r"<(/static/js/[^>]+)>; rel=modulepreload", page.headers["Link"])
+        assert {path.split("/")[-1].split(".")[0] for path in named} > set(DRAWN_FIRST)
+        assert not any(path.encode() in html for path in named)
+        assert {_get(address, path)[0] for path in named} == {200}
+        with urllib.request.urlopen(address + named[0]) as script:
+            assert script.headers["Link"] is None
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.7", "::", "example.com", ""])

@@ -210,7 +210,12 @@ def _facts(row: Mapping[str, Any]) -> None:
     facts += [(f"tag {words.clean(str(name), 60)}", value) for name, value in sorted((row["tags"] or {}).items())]
     st.markdown("**Where it came from**")
     table = [{"what": name, "value": words.clean(str(value), 300)} for name, value in facts]
-    st.dataframe(frames.table(table, ("what", "value")), hide_index=True, width="content", height="content", alt="Tags")
+    # Measured by Streamlit from the first rows only, an id further down would be cut.
+    wide = {"value": st.column_config.TextColumn("value", width=480)}
+    st.dataframe(
+        frames.table(table, ("what", "value")), column_config=wide, hide_index=True, width="content", height="content",
+        alt="Tags",
+    )  # fmt: skip
 
 
 LINKED_WITHIN = timedelta(days=1)

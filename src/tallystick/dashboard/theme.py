@@ -48,7 +48,9 @@ STYLE = """<style>
 [data-testid="stPageLink"] a, [data-testid="stPageLink"] a * {{ white-space: normal; overflow-wrap: anywhere; }}
 @media (max-width: 640px) {{
   [data-testid="stElementContainer"]:has(> [data-testid="stMetric"]) {{ max-width: calc(50% - 0.5rem); }}
-  [data-testid="stMetricDelta"] * {{ white-space: normal; }}
+  [data-testid="stMetricDelta"], [data-testid="stMetricDelta"] * {{
+    height: auto !important; white-space: normal !important;
+  }}
   [data-testid="stHeader"]::after {{
     content: "{title}"; position: absolute; left: 50%; top: 50%; transform: translate(-50%, -50%); font-weight: 600;
   }}
