@@ -124,11 +124,13 @@ def test_a_linked_call_opens_and_the_way_back_is_the_browsers(page: Page, shop: 
 
 def click_the_highest_bar(page: Page) -> None:
     """Click high up in the chart, from the newest hour to older ones, where only a spike reaches."""
-    box = page.get_by_test_id("stVegaLiteChart").first.bounding_box()
+    chart = page.get_by_test_id("stVegaLiteChart").first
+    chart.locator("canvas, svg").first.wait_for()  # its place is there before its bars are
+    box = chart.bounding_box()
     assert box is not None
     for step in range(60):
         page.mouse.click(box["x"] + box["width"] * (0.97 - step / 100), box["y"] + box["height"] * 0.45)
         page.wait_for_timeout(150)
         if "at=" in page.url:
             return
-    pytest.fail("no bar was hit")
+    page.wait_for_url(re.compile("at="))  # on a busy machine the answer to a hit comes after the last click

@@ -29,7 +29,8 @@ def show() -> None:
 
 def _body(shown: View) -> None:
     ask = parts.collector().ask
-    ledger, now = ask("ledger"), ask("totals", shown.question())
+    with st.spinner(parts.ASKING):
+        ledger, now = ask("ledger"), ask("totals", shown.question())
     if not now["calls"]:
         parts.nothing(shown, ledger)
         parts.footer(ledger, shown)

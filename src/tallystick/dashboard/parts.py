@@ -25,6 +25,7 @@ from tallystick.model.receipt import CostStatus
 
 REFRESH_S = 3.0
 """How often a page asks again, in seconds."""
+ASKING = "Asking the collector"
 SENT_S = 0.3
 """How long Streamlit may take to send what was drawn."""
 ASKED_AGAIN = "It is asked again every few seconds."
@@ -133,7 +134,7 @@ def live(body: Callable[[View], None]) -> None:
             # The next drawing is due already, and with its beginning Streamlit drops what it has not sent yet.
             time.sleep(SENT_S)
 
-    with st.spinner("Asking the collector"):  # seen when that takes longer than half a second
+    with st.spinner(ASKING):  # seen when that takes longer than half a second
         part()
 
 
