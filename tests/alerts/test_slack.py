@@ -10,7 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakes.slack import complaint, running_slack
-from tallystick.alerts import Alert, Context, Contributor, DearestCall, Message, Refused, late, repeated, slack_message
+from tallystick.alerts import (
+    Alert,
+    Context,
+    Contributor,
+    DearestCall,
+    Message,
+    Refused,
+    combined,
+    late,
+    repeated,
+    slack_message,
+)
 from tallystick.alerts.deliver import Slack
 from tallystick.model.budgets import Budget
 from tallystick.model.money import show_amount
@@ -382,3 +393,13 @@ def test_a_group_is_named_before_anything_else() -> None:
 def test_one_token_an_hour_is_no_tokens() -> None:
     assert show_amount(Decimal("1.2"), "tokens") == "1 token"
     assert show_amount(Decimal("1.6"), "calls") == "2 calls"
+
+
+def test_one_message_for_many_names_each_of_them_within_slacks_limits() -> None:
+    many = [slack_message(replace(alert(), group=(f"user-{number:03}" + "x" * 99,)), CONTEXT) for number in range(140)]
+
+    message = combined(many, "http://127.0.0.1:8501")
+
+    assert all(f"user-{number:03}" in seen(message) for number in range(140))
+    assert complaint({"text": message.text, "blocks": list(message.blocks)}) is None
+    assert "and 60 more" in seen(combined([*many, *many[:70]], None))

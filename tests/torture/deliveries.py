@@ -64,6 +64,8 @@ class Outcome:
     causeless: list[str] = field(default_factory=list)
     """Repeats although no answer was lost."""
     waited_s: list[float] = field(default_factory=list)
+    most: int = 0
+    """How many alerts the fullest message told."""
 
     @property
     def holds(self) -> bool:
@@ -72,7 +74,7 @@ class Outcome:
     def table(self) -> str:
         rows = {
             "kills": self.kills, **{f"... {when}": count for when, count in sorted(self.during.items())},
-            "alerts": self.alerts, "lost": self.alerts - len(self.arrived),
+            "alerts": self.alerts, "lost": self.alerts - len(self.arrived), "most in one message": self.most,
             "came once": sum(1 for times in self.arrived.values() if times == 1),
             "came twice": sum(1 for times in self.arrived.values() if times == 2),
             "... more often, lost again": sum(1 for times in self.arrived.values() if times > 2),
@@ -160,7 +162,9 @@ def _judge(slack: FakeSlack, spent_at: dict[str, float], killed_at: Sequence[flo
     came: dict[str, tuple[float, str]] = {}
     """When each came last, and how it was answered."""
     for one in slack.tries:
-        for user in sorted(set(re.findall(r"user-\d{3}", json.dumps(one.payload)))) if one.taken else ():
+        users = sorted(set(re.findall(r"user-\d{3}", json.dumps(one.payload)))) if one.taken else []
+        outcome.most = max(outcome.most, len(users))
+        for user in users:
             at = one.at.timestamp()
             outcome.arrived[user] += 1
             outcome.waited_s.append(at - spent_at[user])

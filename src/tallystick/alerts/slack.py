@@ -27,7 +27,9 @@ URL_CHARS_MAX = 900
 """Ours, below Slack's 3,000: three links share one section."""
 NAME_CHARS_MAX = 60
 GROUP_CHARS_MAX = 40
-DIGEST_LINES_MAX = 15
+LINES_MAX = 15
+"""In a section of a message that tells of many; each may be as long as a header."""
+DIGEST_LINES_MAX = 150
 SHOWN_MAX = 3
 """How many contributors, and parts of a scope, are named."""
 
@@ -195,7 +197,7 @@ def combined(messages: Sequence[Message], dashboard_url: str | None) -> Message:
     base = base_url(dashboard_url)
     blocks: list[Block] = [
         {"type": "header", "text": {"type": "plain_text", "text": f"⚠️ {len(messages)} alerts at once", "emoji": True}},
-        section("\n".join(lines)),
+        *(section("\n".join(lines[at : at + LINES_MAX])) for at in range(0, len(lines), LINES_MAX)),
     ]
     if base:
         blocks.append(section(f"<{_escape(f'{base}/budgets')}|Open the alerts>"))
