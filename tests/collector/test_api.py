@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -137,9 +138,25 @@ def test_series_puts_calls_into_hours(collector: Running) -> None:
     row = answer["rows"][0]
     assert row["at"].endswith(":00:00Z")
     assert set(row) == {
-        "at", "key", "calls", "failed", "units", "spend_usd", "estimated_usd", "wasted_usd", "unpriced_units",
+        "at", "key", "rest", "calls", "failed", "units", "spend_usd", "estimated_usd", "wasted_usd", "unpriced_units",
         "estimated_units",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("by", ["model", "feature", "user", "tag.tenant", "session"])
+def test_a_series_tells_the_dearest_apart_and_sums_the_rest(collector: Running, by: str) -> None:
+    whole, few = (collector.ask("series", bucket="day", by=by, limit=limit)["rows"] for limit in (1000, 1))
+    spent: defaultdict[str | None, Decimal] = defaultdict(Decimal)
+    for row in whole:
+        assert not row["rest"]
+        spent[row["key"]] += Decimal(row["spend_usd"] or 0)
+
+    apart = {row["key"] for row in few if not row["rest"]} - {None}
+    assert len(apart) <= 1, "what has no value is none of the rest either"
+    assert all(spent[key] == max(spent.values()) for key in apart)
+    for name in ("calls", "failed", "units", "unpriced_units"):
+        assert sum(row[name] for row in few) == sum(row[name] for row in whole)
+    assert sum(Decimal(row["spend_usd"] or 0) for row in few) == sum(spent.values())
 
 
 def test_failures_tell_what_failed_and_what_retries_made_of_it(collector: Running) -> None:

@@ -126,6 +126,7 @@ def series(at: str, key: str | None, spend: str | None, **changes: Any) -> dict[
     return {
         "at": at,
         "key": key,
+        "rest": False,
         "calls": 1,
         "failed": 0,
         "spend_usd": spend,
@@ -143,6 +144,17 @@ def test_the_small_ones_are_one_series_and_nothing_is_lost() -> None:
     assert stack.series == ("m11", "m10", "m9", "8 others")
     assert sum(bar.spend_usd for bar in stack.bars) == 66
     assert "8 others" not in stack.keys
+
+
+def test_what_the_collector_does_not_tell_apart_is_the_rest() -> None:
+    at = "2026-11-21T10:00:00Z"
+    rows = [series(at, f"m{number}", str(number)) for number in range(1, 5)] + [series(at, None, "90", rest=True)]
+
+    stack = figures.stack(rows, "hour", BERLIN, series_max=3)
+
+    assert stack.series == ("m4", "m3", "m2", "all others")
+    assert [bar.spend_usd for bar in stack.bars if bar.series == "all others"] == [91]
+    assert figures.stack(rows, "hour", BERLIN, series_max=5).series == ("m4", "m3", "m2", "m1", "all others")
 
 
 def test_one_left_over_keeps_its_name() -> None:
@@ -401,7 +413,7 @@ def test_the_price_line_says_how_old_the_prices_are(prices: dict[str, Any], says
 def test_a_spike_rises_far_above_the_median_bar(spent: list[int], high: list[int]) -> None:
     hours = [f"2026-11-{1 + place // 24:02}T{place % 24:02}:00:00Z" for place in range(len(spent))]
     rows = [
-        {"at": at, "key": "m", "calls": 1, "failed": 0, "spend_usd": str(usd), "unpriced_units": 0}
+        {"at": at, "key": "m", "rest": False, "calls": 1, "failed": 0, "spend_usd": str(usd), "unpriced_units": 0}
         for at, usd in zip(hours, spent, strict=True)
     ]
 

@@ -515,6 +515,7 @@ class Answers:
             {
                 "at": iso(at),
                 "key": key,
+                "rest": False,
                 **{name: value for name, value in _sums(cell).items() if name in SERIES},
             }
             for (at, key), cell in sorted(cells.items(), key=lambda item: (item[0][0], item[0][1] or ""))

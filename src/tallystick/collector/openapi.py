@@ -22,7 +22,8 @@ PAGE: dict[str, Schema] = {"limit": NUMBER, "cursor": TEXT, "format": FORMAT}
 QUESTIONS: Mapping[str, tuple[str, bool, dict[str, Schema]]] = {
     "totals": ("What was spent and on how much", True, RANGE),
     "series": ("Spend over time", True, RANGE | {
-        "bucket": {"type": "string", "enum": list(BUCKETS)}, "by": TEXT, "timezone": TEXT, "format": FORMAT,
+        "bucket": {"type": "string", "enum": list(BUCKETS)}, "by": TEXT, "timezone": TEXT, "limit": NUMBER,
+        "format": FORMAT,
     }),
     "groups": ("Spend by a dimension, dearest first", True, RANGE | {"by": TEXT, "limit": NUMBER, "format": FORMAT}),
     "failures": ("What failed, and what retries made of it", True, RANGE),

@@ -73,6 +73,8 @@ ROWS_MAX = 10_000
 EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2262, 1, 1, tzinfo=UTC)
 BUCKETS = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1), "day": timedelta(days=1)}
 BUCKETS_MAX = 50_000
+SERIES_LIMIT = 100
+ALL: tuple[tuple[str, Sql], ...] = (("key", ("NULL::VARCHAR", [])), ("rest", ("false", [])))
 NUMBER = re.compile(r"-?[0-9]{1,16}(\.[0-9]{1,17})?")
 """What a cursor holds of the order; more digits than a cost, a time or a latency has, do not come from us."""
 
@@ -198,8 +200,11 @@ def _quantile(sizes: Sequence[tuple[int, int]], share: float) -> float | None:
 
 
 def series(ask: Ask, params: Params, now: datetime) -> Json:
-    """Spend over time, by a dimension or in all; buckets without calls are left out."""
-    asked = _range(params, now, "bucket", "by", "timezone")
+    """Spend over time, by a dimension or in all; buckets without calls are left out.
+
+    Apart are the ``limit`` values that are dearest in the range; all others are summed in rows with ``rest`` true.
+    """
+    asked = _range(params, now, "bucket", "by", "timezone", "limit")
     bucket, by = asked.rest.get("bucket", "hour"), asked.rest.get("by")
     if bucket not in BUCKETS:
         raise BadParameterError(f"bucket is {bucket!r}; one of {', '.join(BUCKETS)}")
@@ -208,13 +213,30 @@ def series(ask: Ask, params: Params, now: datetime) -> Json:
     zone = _zone(asked.rest.get("timezone", "UTC"))
     at = _bucket(bucket, zone, asked)
     source = sources(ask, asked, [name for name in (by, MINUTE if bucket == "minute" else None) if name], at.cuts)
-    keys = [("begun", at.sql), ("key", _dimension(by) if by else ("NULL::VARCHAR", []))]
+    limit = _integer(asked.rest, "limit", SERIES_LIMIT, 1, LIMIT_MAX)
+    keys = [("begun", at.sql), *(_apart(ask, asked, by, limit) if by else ALL)]
     money = ("spend_usd", "estimated_usd", "wasted_usd")
     names = ("calls", "failed", "units", *money, "unpriced_units", "estimated_units")
-    rows = summed(ask, asked, source, keys, names, "ORDER BY begun, spend_usd DESC, key")
+    rows = summed(ask, asked, source, keys, names, "ORDER BY begun, rest, spend_usd DESC, key")
     starts = {row[0]: _day_start(row[0].date(), zone) if bucket == "day" else row[0] for row in rows}
     rows = [(starts[row[0]], *row[1:]) for row in rows]
-    return {"bucket": bucket, "by": by, "rows": [_spent(("at", "key", *names), row) for row in rows]}
+    return {"bucket": bucket, "by": by, "rows": [_spent(("at", "key", "rest", *names), row) for row in rows]}
+
+
+def _apart(ask: Ask, asked: Range, by: str, limit: int) -> Sequence[tuple[str, Sql]]:
+    """Return the keys of a dimension of which only the ``limit`` dearest values count by themselves."""
+    column = _dimension(by)
+    dearest = f"ORDER BY spend_usd DESC, calls DESC, key LIMIT {limit + 1}"
+    ranked = summed(ask, asked, sources(ask, asked, [by]), [("key", column)], ("spend_usd", "calls"), dearest)
+    if len(ranked) <= limit:
+        return ("key", column), ALL[1]
+    sql, values = column
+    kept = [row[0] for row in ranked[:limit] if row[0] is not None]
+    is_kept = f"list_contains(?::VARCHAR[], {sql})"
+    return (
+        ("key", (f"CASE WHEN {is_kept} THEN {sql} END", [kept, *values, *values])),
+        ("rest", (f"{sql} IS NOT NULL AND NOT {is_kept}", [*values, kept, *values])),
+    )
 
 
 def failures(ask: Ask, params: Params, now: datetime) -> Json:

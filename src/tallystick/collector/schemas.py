@@ -104,7 +104,7 @@ ANSWERS: Mapping[str, Schema] = {
     "series": _object(
         bucket=TEXT, by=WORD,
         rows=_rows(
-            at=TIME, key=WORD, calls=COUNT, failed=COUNT, units=COUNT, spend_usd=USD,
+            at=TIME, key=WORD, rest={"type": "boolean"}, calls=COUNT, failed=COUNT, units=COUNT, spend_usd=USD,
             **_all(MONEY, "estimated_usd", "wasted_usd"),
             unpriced_units=COUNT, estimated_units=COUNT,
         ),

@@ -217,18 +217,23 @@ class Stack:
 def stack(rows: Sequence[Answer], bucket: str, zone: ZoneInfo, series_max: int = len(SERIES_COLOURS)) -> Stack:
     """Return the bars of a series answer: the dearest ``series_max`` values apart, all the others as one."""
     spent: defaultdict[Key, Decimal] = defaultdict(Decimal)
+    has_rest = any(row["rest"] for row in rows)  # of values that the collector has not told apart
     for row in rows:
-        spent[row["key"]] += Decimal(row["spend_usd"] or 0)
+        if not row["rest"]:
+            spent[row["key"]] += Decimal(row["spend_usd"] or 0)
     ranked = sorted(spent, key=lambda key: (-spent[key], key or ""))
     # One left over is shown as itself, in the colour of the rest: "1 other" would only hide its name.
-    apart = ranked if len(ranked) <= series_max + 1 else ranked[:series_max]
+    apart = ranked if len(ranked) + has_rest <= series_max + 1 else ranked[:series_max]
     named = labels(apart)
     rest = f"{len(ranked) - len(apart)} others" if len(ranked) > len(apart) else None
+    if has_rest:
+        rest = "all others"
     if len(apart) > series_max:
         rest = named[apart[-1]]
     cells: dict[tuple[str, str], list[Answer]] = defaultdict(list)
     for row in rows:
-        cells[row["at"], named.get(row["key"], rest or "")].append(row)
+        series = (rest or "") if row["rest"] else named.get(row["key"], rest or "")
+        cells[row["at"], series].append(row)
     bars = tuple(_bar(at, series, members, bucket, zone) for (at, series), members in cells.items())
     order = tuple(dict.fromkeys((*(named[key] for key in apart), *((rest,) if rest else ()))))
     return Stack(bars=bars, series=order, keys={named[key]: key for key in apart}, rest=rest)
