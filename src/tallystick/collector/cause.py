@@ -27,6 +27,7 @@ EXPLAINS = Decimal("0.6")
 STANDS_OUT = Decimal("0.2")
 """By so much its part of the rise must be more than its part of the usual: what is always most is no cause."""
 DEPTH_MAX = 3
+COSTS = "sum(cost_usd) FILTER (inside) > 0"
 ZERO = Decimal(0)
 
 
@@ -112,7 +113,10 @@ def _windows(ask: Ask, start: datetime, length: timedelta) -> int:
 
 
 def _parts(ask: Ask, asked: Range, since: datetime, windows: int, chosen: Mapping[str, str | None]) -> list[Part]:
-    """Return all calls of the combination ``chosen``, and behind them those of each value of each dimension."""
+    """Return all calls of the combination ``chosen``, and behind them those of each value that cost anything inside.
+
+    What cost nothing there explains no rise, and of users and sessions it is nearly all.
+    """
     columns = [COLUMNS[name] for name in NAMED]
     also, more = _only(chosen)
     seen = f"""
@@ -126,8 +130,10 @@ def _parts(ask: Ask, asked: Range, since: datetime, windows: int, chosen: Mappin
     values = [naive(asked.start), since, naive(asked.end), *asked.filter_values, *more]
     sets = ", ".join(f"({column})" for column in columns)
     marks = ", ".join(f"grouping({column})" for column in columns)
-    rows = ask(f"{seen} SELECT {marks}, {', '.join(columns)}, {figures} FROM seen GROUP BY GROUPING SETS ((), {sets})",
-               values)  # fmt: skip
+    rows = ask(f"""
+        {seen} SELECT {marks}, {', '.join(columns)}, {figures} FROM seen GROUP BY GROUPING SETS ((), {sets})
+        HAVING {COSTS} OR {marks.replace(", ", " + ")} = {len(columns)}
+    """, values)  # fmt: skip
     size = len(columns)
     found = []
     for row in rows:
@@ -136,7 +142,7 @@ def _parts(ask: Ask, asked: Range, since: datetime, windows: int, chosen: Mappin
         found.append(_part(name, value, row[2 * size :], windows))
     sql = f"""
         {seen}, tagged AS (SELECT unnest(map_entries(tags)) AS tag, * EXCLUDE (tags) FROM seen)
-        SELECT tag.key, tag.value, {figures} FROM tagged GROUP BY ALL
+        SELECT tag.key, tag.value, {figures} FROM tagged GROUP BY ALL HAVING {COSTS}
     """
     found += [_part(TAG + name, value, row, windows) for name, value, *row in ask(sql, values)]
     return sorted(found, key=lambda part: part.name != "")
