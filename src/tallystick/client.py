@@ -97,8 +97,8 @@ class Collector:
         try:
             with closing(self._connection()) as connection:
                 connection.request(method, f"{urlsplit(self.url).path}{path}", body, headers)
-                response = connection.getresponse()
-                return response.status, response.read(ANSWER_BYTES_MAX), response.getheader("X-Next-Cursor")
+                with closing(connection.getresponse()) as response:
+                    return response.status, response.read(ANSWER_BYTES_MAX), response.getheader("X-Next-Cursor")
         except (OSError, HTTPException) as error:
             raise CollectorUnreachableError(self.url, str(error) or type(error).__name__) from error
 

@@ -359,7 +359,8 @@ def _answers(part: Part) -> bool:
         connection = HTTPConnection(part.host, part.port, timeout=HEALTH_TIMEOUT_S)
     try:
         connection.request("GET", part.health_path)
-        return connection.getresponse().status == 200
+        with contextlib.closing(connection.getresponse()) as response:
+            return response.status == 200
     except (OSError, HTTPException):
         return False
     finally:

@@ -210,10 +210,10 @@ def test_a_budget_of_tokens_by_user_tells_of_the_user_who_passed_it_in_tokens(tm
             (row,) = running.ask("budgets")["rows"]
             assert len(slack.messages) == 2, "a restart tells nothing again"
 
-    assert "60,000 tokens of 100,000 tokens (60 %)" in first["text"]
+    assert "60,000 of 100,000 tokens (60 %)" in first["text"]
     assert "the last 2 h, rolling" in first["text"]
     assert "`u1`" in str(first["blocks"])
-    assert "80,000 tokens of 100,000 tokens (80 %)" in second["text"]
+    assert "80,000 of 100,000 tokens (80 %)" in second["text"]
     assert [(alert["group"], alert["spent"], alert["unit"]) for alert in row["alerts"]] == [
         ({"user": "u1"}, "60000", "tokens"), ({"user": "u2"}, "80000", "tokens"),
     ]  # fmt: skip
@@ -240,7 +240,7 @@ def test_the_first_refusal_tells_that_the_limit_is_reached_though_less_was_spent
 
     assert "75 % of $2.00 spent this month (Limit reached)" in told["text"]
     assert "refused 1 call that had no room" in str(told["blocks"])
-    assert "$1.50 spent + $0 reserved + $0.750 at most = $2.25 of $2.00" in str(told["blocks"])
+    assert "$1.50 spent + $0.00 reserved + $0.75 at most = $2.25 of $2.00" in str(told["blocks"])
 
 
 def reserve(running: Running, name: str, usd: str) -> dict[str, Any]:
@@ -268,7 +268,7 @@ def test_a_slack_that_was_down_for_a_day_gets_each_alert_once_and_late(
             slack.wait_for(3)
             until(lambda: {state for _, state in states(running)} == {"delivered"}, "not all are delivered")
 
-    assert [message["text"].partition(", 1 d 0 h ago)")[1] != "" for message in slack.messages] == [True] * 3
+    assert [message["text"].partition(", 1 d ago)")[1] != "" for message in slack.messages] == [True] * 3
     assert ["60 %" in slack.messages[0]["text"], "90 %" in slack.messages[1]["text"]] == [True, True]
     assert "105 %" in slack.messages[2]["text"]
 
@@ -279,9 +279,10 @@ def test_all_alerts_that_one_message_tells_are_known_to_be_on_their_way(tmp_path
     with running_slack("503:2", "slow:1.5") as slack, running_collector(tmp_path, config(slack, **each)) as running:
         running.send(merged(*(otlp_call(usage=CENTS, user__id=user) for user in users)))
         until(lambda: slack.messages, "nothing arrived")
-        rows = running.ask("alerts")["rows"]
-        assert {row["state"] for row in rows} == {"pending"}
-        assert min(row["deliveries"] for row in rows) == 1, "a kill now would have some sent again without a mark"
+        until(
+            lambda: all(row["state"] == "pending" and row["deliveries"] for row in running.ask("alerts")["rows"]),
+            "a kill now would have some sent again without a mark",
+        )
         until(lambda: {row["state"] for row in running.ask("alerts")["rows"]} == {"delivered"}, "not all are delivered")
         (message,) = slack.messages
 

@@ -142,7 +142,7 @@ def test_calls_that_were_stored_before_there_were_columns_get_what_their_attribu
         ("b1", {"gen_ai.request.max_tokens": "many"}),
     ):
         cursor.execute(
-            "INSERT INTO calls BY NAME SELECT ? AS id, 't' AS trace_id, TIMESTAMP '2026-01-01' AS started_at,"
+            "INSERT INTO calls BY NAME SELECT ? AS id, 'c1' AS trace_id, TIMESTAMP '2026-01-01' AS started_at,"
             " started_at AS received_at, 'ok' AS outcome, 1 AS attempts, 0 AS units, 0 AS unpriced_units,"
             " 0 AS estimated_units, 0 AS estimated_usd, 0 AS input_tokens, 0 AS cache_read_tokens,"
             " 0 AS cache_write_tokens, 0 AS output_tokens, 0 AS reasoning_tokens, 'tallystick' AS source,"

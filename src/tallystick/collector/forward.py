@@ -171,8 +171,8 @@ class Forwarder:
                 hanging_up.start()
                 try:
                     connection.request("POST", f"{parts.path}/v1/traces", body, self._headers)
-                    response = connection.getresponse()
-                    answer = response.read(ANSWER_BYTES_MAX)
+                    with closing(connection.getresponse()) as response:
+                        answer = response.read(ANSWER_BYTES_MAX)
                 finally:
                     hanging_up.cancel()
         except (OSError, HTTPException) as error:

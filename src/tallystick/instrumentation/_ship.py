@@ -13,6 +13,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Any
@@ -92,9 +93,9 @@ def post(url: str, body: bytes, timeout_s: float) -> None:
         try:
             connection.sock.until = until  # type: ignore[union-attr]
             connection.request("POST", f"{urlsplit(url).path}/v1/traces", body, HEADERS | bearer(os.environ, url))
-            response = connection.getresponse()
-            response.read(ANSWER_BYTES_MAX)
-            status = response.status
+            with closing(connection.getresponse()) as response:
+                response.read(ANSWER_BYTES_MAX)
+                status = response.status
         finally:
             connection.close()
     except (OSError, HTTPException, ValueError) as error:
