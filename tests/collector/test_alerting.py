@@ -273,17 +273,29 @@ def test_a_slack_that_was_down_for_a_day_gets_each_alert_once_and_late(
     assert "105 %" in slack.messages[2]["text"]
 
 
-def test_all_alerts_that_one_message_tells_are_known_to_be_on_their_way(tmp_path: Path) -> None:
+def test_all_alerts_that_one_message_tells_are_known_to_be_on_their_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     users = [f"u{number}" for number in range(7)]
     each = {"limit_usd": 2, "scope": "{}", "group_by": "['user']", "thresholds": "[0.5]"}
-    with running_slack("503:2", "slow:1.5") as slack, running_collector(tmp_path, config(slack, **each)) as running:
-        running.send(merged(*(otlp_call(usage=CENTS, user__id=user) for user in users)))
-        until(lambda: slack.messages, "nothing arrived")
-        until(
-            lambda: all(row["state"] == "pending" and row["deliveries"] for row in running.ask("alerts")["rows"]),
-            "a kill now would have some sent again without a mark",
-        )
-        until(lambda: {row["state"] for row in running.ask("alerts")["rows"]} == {"delivered"}, "not all are delivered")
+    with running_slack(*["503"] * 50) as slack:
+        with running_collector(tmp_path, config(slack, **each)) as running:
+            running.send(merged(*(otlp_call(usage=CENTS, user__id=user) for user in users)))
+            until(lambda: len(states(running)) == 7, "not all are raised")
+            running.settle()
+            before = {row["id"]: row["deliveries"] for row in running.ask("alerts")["rows"]}
+        slack.play("slow:1.5")
+        a_day_later = partial(Alerting, clock=lambda: datetime.now(UTC) + timedelta(days=1))
+        monkeypatch.setattr("tallystick.collector.service.Alerting", a_day_later)
+        with running_collector(tmp_path, config(slack, **each)) as running:
+            until(
+                lambda: all(
+                    row["state"] == "pending" and row["deliveries"] > before[row["id"]]
+                    for row in running.ask("alerts")["rows"]
+                ),
+                "a kill now would have some sent again without a mark",
+            )
+            until(lambda: {state for _, state in states(running)} == {"delivered"}, "not all are delivered")
         (message,) = slack.messages
 
     assert "7 alerts at once" in message["text"]
