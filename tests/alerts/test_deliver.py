@@ -1,3 +1,4 @@
+import gc
 import logging
 import re
 import socket
@@ -240,6 +241,7 @@ def test_no_proxy_is_used_for_loopback(name: str, monkeypatch: pytest.MonkeyPatc
     assert len(slack.messages) == 2
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_proxy_is_asked_for_a_tunnel_and_never_sees_the_webhooks_path(monkeypatch: pytest.MonkeyPatch) -> None:
     with _proxy_that_refuses() as (address, heard):
         monkeypatch.setenv("https_proxy", f"http://us%40er:pass@{address}")
@@ -251,6 +253,8 @@ def test_a_proxy_is_asked_for_a_tunnel_and_never_sees_the_webhooks_path(monkeypa
     assert "Proxy-Authorization: Basic dXNAZXI6cGFzcw==" in asked, "us@er:pass"
     assert SECRET not in asked
     assert not told.value.ambiguous
+    del told
+    gc.collect()  # here, for the http.client of some 3.11 leaves a refused tunnel's answer open, and is warned of it
 
 
 def test_a_proxy_that_is_no_url_is_told_and_not_passed_by(monkeypatch: pytest.MonkeyPatch) -> None:

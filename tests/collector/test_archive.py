@@ -90,7 +90,10 @@ def archived(folder: Path) -> list[str]:
 def spans_in_journal(folder: Path) -> int:
     found = 0
     for path in segments_in(folder / "data" / "journal"):
-        data = path.read_bytes()
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:  # it is just being replaced
+            return -1
         data = gzip.decompress(data) if path.suffix == ".gz" else data
         found += data.count(b"gen_ai.request.model")
     return found

@@ -280,6 +280,9 @@ def test_a_flipped_bit_in_a_compressed_segment_costs_the_block_it_is_in(
         found, damaged = read_all(journal, chunk)
         journal.close()
         missing = [number for number, payload in enumerate(payloads) if payload not in found]
+        if not missing:  # of the last byte of a deflated block, some bits say nothing
+            assert (len(found), damaged) == (25, 0)
+            continue
         lost.add(tuple(missing))
         assert (len(found), damaged) == (23, 2 * 124), f"a bit of byte {at}"
         assert f"00000001.tly.gz is damaged: 248 bytes behind {missing[0] * 124} are lost" in caplog.text
