@@ -188,7 +188,7 @@ class Alerting:
         """Write down that somebody has seen ``alert``; raises NotFoundError when there is none."""
         self._must_exist(alert)
         now = self.clock()
-        self._write({"event": "acked", "id": alert, "at": now.isoformat()})
+        self._order({"event": "acked", "id": alert, "at": now.isoformat()})
         return {"id": alert, "acked_at": now.isoformat()}
 
     def snooze(self, alert: str, minutes: int) -> dict[str, Any]:
@@ -196,7 +196,7 @@ class Alerting:
         self._must_exist(alert)
         now = self.clock()
         until = now + timedelta(minutes=minutes)
-        self._write({"event": "snoozed", "id": alert, "at": now.isoformat(), "until": until.isoformat()})
+        self._order({"event": "snoozed", "id": alert, "at": now.isoformat(), "until": until.isoformat()})
         return {"id": alert, "snoozed_until": until.isoformat()}
 
     # Slack's bot
@@ -615,6 +615,11 @@ class Alerting:
 
     def _write(self, event: dict[str, Any]) -> None:
         self._upto = max(self._upto, self._append(event).result())
+
+    def _order(self, event: dict[str, Any]) -> None:
+        """Write down what somebody orders, and wait for it to be in the tables: they will look at once."""
+        self._write(event)
+        self.applier.wait_applied(self._upto, APPLIED_S)
 
     def _write_of(self, waiting: Sequence[_Waiting], event: dict[str, Any]) -> None:
         """Write down the same of many alerts; it is durable of all of them when this returns."""
