@@ -112,7 +112,8 @@ def test_a_reservation_is_answered_the_same_both_ways(
     def asked(more: bytes) -> tuple[int, bytes | None, bytes]:
         begin = head(body, more, b"application/json").replace(b"/v1/traces", path)
         status, media, answer = ask(collector, begin + body)
-        return status, media, re.sub(rb'"expires_at": "[^"]+"', b"", answer)
+        # Calls of the tests before may still be coming in: what is spent of the budget says when it was asked.
+        return status, media, re.sub(rb'"(expires_at|spent|room)": "[^"]+"', b"", answer)
 
     short = asked(more)
     assert short[:2] == (status, b"application/json")
