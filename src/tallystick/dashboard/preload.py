@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import streamlit
+from starlette.middleware import Middleware  # comes with streamlit, so it is not the one to be missed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,3 +64,6 @@ def _with_imports(path: Path, seen: set[str]) -> Iterator[str]:
     yield path.name
     for name in _NAMED.findall(path.read_text(encoding="utf-8")):
         yield from _with_imports(path.with_name(name), seen)
+
+
+PRELOAD = Middleware(Preload)

@@ -32,17 +32,16 @@ def run(*, collector: str, host: str, port: int, agents: bool = False) -> int:
     port = free_port(host, port)
     # The pages run in this process, and this is the name by which the whole house knows the collector.
     os.environ["TALLYSTICK_COLLECTOR"] = collector
-    from starlette.middleware import Middleware
     from streamlit import App
 
-    from tallystick.dashboard.preload import Preload
+    from tallystick.dashboard.preload import PRELOAD
 
     import_module("tallystick.dashboard.pages").import_all()  # so that the first viewer does not wait for it
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     print(f"Dashboard at {address} (asks the collector at {collector})", flush=True)  # noqa: T201 -- the command's own voice
     if agents:
         print(f"Agents may ask at {address}{AGENTS} (MCP)", flush=True)  # noqa: T201
-    app = App(Path(__file__).with_name("app.py"), middleware=[Middleware(Preload)])
+    app = App(Path(__file__).with_name("app.py"), middleware=[PRELOAD])
     app.run(config=flags(host, port) | {"server.enableAgentApi": agents})
     return 0
 
